@@ -1,0 +1,198 @@
+//! What happens to a job, and how well this host contains it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// One of a job's byte streams. The numbers are those of the binary frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StreamName {
+    /// Into the job.
+    Stdin = 0,
+    /// Out of the job.
+    Stdout = 1,
+    /// Out of the job.
+    Stderr = 2,
+    /// The terminal's output.
+    Pty = 3,
+}
+
+impl StreamName {
+    /// The word of the protocol.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdin => "stdin",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Pty => "pty",
+        }
+    }
+
+    /// Reads the word of the protocol.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Stdin, Self::Stdout, Self::Stderr, Self::Pty].into_iter().find(|s| s.as_str() == word)
+    }
+}
+
+/// How the leader ended. An unknown status is said to be unknown, never code 0 or -1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code, 0..=255.
+    Code(u8),
+    /// A signal ended it.
+    Signal {
+        /// The signal's number.
+        number: i32,
+        /// It dumped core.
+        core: bool,
+    },
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Why a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The leader exited by itself.
+    Exited,
+    /// A signal that was not ours ended the leader.
+    Signal,
+    /// The wall-clock limit.
+    Timeout,
+    /// The CPU limit.
+    CpuLimit,
+    /// The memory limit.
+    MemoryLimit,
+    /// The process limit.
+    ProcessLimit,
+    /// The output limit.
+    OutputLimit,
+    /// A client asked for it.
+    Killed,
+    /// Policy asked for it.
+    Policy,
+    /// The owning connection went away.
+    Disconnect,
+    /// The server shuts down.
+    Shutdown,
+    /// Killed, but the kernel has not given all of it up.
+    KillPending,
+    /// A fault of ours.
+    ServerFault,
+}
+
+impl EndReason {
+    /// The word of the protocol.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Signal => "signal",
+            Self::Timeout => "timeout",
+            Self::CpuLimit => "cpu_limit",
+            Self::MemoryLimit => "memory_limit",
+            Self::ProcessLimit => "process_limit",
+            Self::OutputLimit => "output_limit",
+            Self::Killed => "killed",
+            Self::Policy => "policy",
+            Self::Disconnect => "disconnect",
+            Self::Shutdown => "shutdown",
+            Self::KillPending => "kill_pending",
+            Self::ServerFault => "server_fault",
+        }
+    }
+}
+
+/// Resources a job used. `None` is what the tier cannot know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// User CPU time.
+    pub user: Option<Duration>,
+    /// System CPU time.
+    pub system: Option<Duration>,
+    /// Largest resident set, bytes.
+    pub max_rss: Option<u64>,
+    /// Most processes alive at once.
+    pub processes_peak: Option<u32>,
+}
+
+/// Bytes of one stream over the life of a job, for one viewer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamTotals {
+    /// Read from the job.
+    pub produced: u64,
+    /// Handed to this viewer.
+    pub delivered: u64,
+    /// Announced to this viewer as gaps.
+    pub dropped: u64,
+}
+
+/// Why a viewer will never get a range of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapReason {
+    /// The ring was full and newer bytes took the place.
+    Evicted = 1,
+    /// It was gone before this viewer attached.
+    BeforeAttach = 2,
+    /// The server lost it.
+    Server = 3,
+}
+
+impl GapReason {
+    /// The word of the protocol.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::BeforeAttach => "before_attach",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalTarget {
+    /// The job's first process.
+    Leader,
+    /// The leader's process group.
+    Group,
+    /// The terminal's foreground group.
+    Foreground,
+    /// Every process of the job.
+    Tree,
+}
+
+/// How exact containment is on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Exact: cgroup2, and a job cannot move itself.
+    A,
+    /// Exact unless a job moves itself out of its leaf.
+    APrime,
+    /// Exact kill by PID namespace, advisory pause.
+    B,
+    /// Best effort.
+    C,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::A => "A",
+            Self::APrime => "A'",
+            Self::B => "B",
+            Self::C => "C",
+        })
+    }
+}
+
+/// What this host can promise, found out by trying at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Containment {
+    /// The tier in force.
+    pub tier: Tier,
+    /// How pausing works, one line.
+    pub pause: String,
+    /// How killing works, one line.
+    pub kill: String,
+    /// What is missing and what would give it; one sentence each.
+    pub notes: Vec<String>,
+}

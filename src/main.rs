@@ -1,0 +1,3 @@
+//! Parses arguments and hands over.
+
+fn main() {}
