@@ -1,1 +1,68 @@
-//! The transport room.
+//! HTTP and WebSocket: who may connect, and the two halves of each socket.
+//!
+//! ```text
+//! accept ──first byte, headers──> router ──host, credential, origin──> upgrade ──> reader ══ one task, owns reading
+//!                                                                          └──> writer ══ one task, owns writing
+//! ```
+//!
+//! The reader decodes and answers; it never writes. The writer alone writes, and never waits for the reader. Both
+//! end when either does. Everything a client sends is bounded before it is built, and everything sent to a client is
+//! either an answer to one of its bounded outstanding requests or is read from a ring when the socket has room.
+//!
+//! The only room that knows axum and hyper.
+
+mod access;
+mod auth;
+mod connection;
+mod dispatch;
+mod follower;
+mod health;
+mod listener;
+mod reader;
+mod router;
+mod upgrade;
+mod writer;
+
+pub use auth::{Credential, TokenDigest};
+pub use health::{Components, Health};
+pub use listener::{Bound, bind};
+pub use router::Gateway;
+
+use std::time::Duration;
+
+/// Bounds and names of the front door.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Origins that browsers may connect from, besides the host they were served from.
+    pub origins: Vec<String>,
+    /// Names this server answers to, besides loopback names when it listens on loopback.
+    pub hosts: Vec<String>,
+    /// It listens on loopback only.
+    pub loopback: bool,
+    /// Most connections at once; each costs a task pair and its buffers.
+    pub max_connections: usize,
+    /// From accept to the first byte: a silent peer holds a place.
+    pub first_byte: Duration,
+    /// From the first byte to the end of the headers (slowloris).
+    pub headers: Duration,
+    /// Largest header block, bytes.
+    pub max_header_bytes: usize,
+    /// Most headers.
+    pub max_headers: usize,
+    /// Largest message from a client, bytes.
+    pub max_message: usize,
+    /// Requests being answered on one connection.
+    pub max_outstanding: usize,
+    /// Requests a second on one connection, sustained; bursts of twice as many pass.
+    pub requests_per_second: u32,
+    /// Between two pings.
+    pub ping_every: Duration,
+    /// A peer that shows no sign of life for this long is gone.
+    pub dead_after: Duration,
+    /// A viewer without a window that takes nothing for this long is ended.
+    pub stall: Duration,
+    /// Kernel send buffer of each socket, bytes: small, so that an interrupt acts at once under a flood.
+    pub send_buffer: usize,
+    /// Largest stream payload of one frame, bytes.
+    pub frame: usize,
+}

@@ -1,0 +1,257 @@
+//! A started job as others hold it: what it is, what state it is in, and how to act on it.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::{
+    DecisionId, EndReason, ExitStatus, Failure, JobId, Principal, SessionId, SignalTarget, TerminalSize, Usage,
+};
+use crate::stream::{Output, Stdin};
+use crate::warden::{self, Running, SignalFailure};
+
+/// How the leader ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exited {
+    /// Its status.
+    pub status: ExitStatus,
+    /// Why.
+    pub reason: EndReason,
+    /// How long after the start.
+    pub after: Duration,
+}
+
+/// The end: the tree is empty, or the kernel will not give it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Processes still there; 0 unless the kernel holds on to them.
+    pub survivors: u32,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// How a paused job was paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// The kernel acknowledged that nothing of the tree runs.
+    pub exact: bool,
+}
+
+/// What is so about a job now. Facts are added and never taken back, except the pause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JobState {
+    /// Paused, and how.
+    pub paused: Option<Pause>,
+    /// The leader is dead.
+    pub exited: Option<Exited>,
+    /// The tree is empty.
+    pub closed: Option<Closed>,
+    /// A stop's grace ran out and the tree was killed.
+    pub escalated: bool,
+}
+
+/// The wish to end a job. The first reason is the one reported; a later wish can only make it quicker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Why.
+    pub reason: EndReason,
+    /// The signal to begin with.
+    pub signal: i32,
+    /// From that signal to KILL; zero kills at once.
+    pub grace: Duration,
+}
+
+impl Ending {
+    /// Kills at once.
+    pub const fn kill(reason: EndReason) -> Self {
+        Self { reason, signal: 9, grace: Duration::ZERO }
+    }
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Processes still there.
+    pub survivors: u32,
+    /// The grace ran out.
+    pub escalated: bool,
+    /// From the wish to the empty tree.
+    pub elapsed: Duration,
+}
+
+/// What is fixed about a started job.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// The job.
+    pub id: JobId,
+    /// Its session.
+    pub session: SessionId,
+    /// Whose it is.
+    pub owner: Arc<Principal>,
+    /// What it runs, as reviewed.
+    pub argv: Vec<String>,
+    /// The client's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The leader's process id.
+    pub pid: u32,
+    /// When it was started.
+    pub started_at: SystemTime,
+    /// The decision that cleared it.
+    pub decision: DecisionId,
+    /// It has a terminal.
+    pub terminal: bool,
+}
+
+/// A started job. Everybody who knows it shares this; its task alone writes the state.
+#[derive(Debug)]
+pub struct Job {
+    /// What is fixed about it.
+    pub card: Card,
+    /// What it has written.
+    pub output: Arc<Output>,
+    /// What it may still be given to read.
+    pub stdin: Option<Stdin>,
+    pub(super) running: Running,
+    pub(super) master: Option<OwnedFd>,
+    pub(super) state: watch::Sender<JobState>,
+    pub(super) ending: watch::Sender<Option<Ending>>,
+    pub(super) since: Instant,
+}
+
+impl Job {
+    /// What is so now.
+    pub fn state(&self) -> JobState {
+        *self.state.borrow()
+    }
+
+    /// Follows the state.
+    pub fn watch(&self) -> watch::Receiver<JobState> {
+        self.state.subscribe()
+    }
+
+    /// Wishes the job ended; returns at once.
+    pub fn end(&self, wish: Ending) {
+        self.ending.send_if_modified(|current| match current {
+            None => {
+                *current = Some(wish);
+                true
+            }
+            Some(earlier) if wish.grace < earlier.grace => {
+                *current = Some(Ending { reason: earlier.reason, ..wish });
+                true
+            }
+            Some(_) => false,
+        });
+    }
+
+    /// Ends the job and waits until its tree is empty (or the kernel will not give it up).
+    ///
+    /// # Errors
+    /// [`Failure::Finished`] when it had already closed.
+    pub async fn stop(&self, wish: Ending) -> Result<Stopped, Failure> {
+        if self.state().closed.is_some() {
+            return Err(Failure::Finished);
+        }
+        let since = Instant::now();
+        self.end(wish);
+        let closed = self.closed().await?;
+        let escalated = self.state().escalated;
+        Ok(Stopped { survivors: closed.survivors, escalated, elapsed: since.elapsed() })
+    }
+
+    /// Waits until the leader is dead.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] when the job's task broke.
+    pub async fn exited(&self) -> Result<Exited, Failure> {
+        self.state_where(|state| state.exited).await
+    }
+
+    /// Waits until the tree is empty.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] when the job's task broke.
+    pub async fn closed(&self) -> Result<Closed, Failure> {
+        self.state_where(|state| state.closed).await
+    }
+
+    async fn state_where<T>(&self, fact: impl Fn(&JobState) -> Option<T>) -> Result<T, Failure> {
+        let mut watch = self.watch();
+        let state = watch.wait_for(|state| fact(state).is_some()).await;
+        let state = state.map_err(|_| Failure::Internal("the job's task ended early".to_owned()))?;
+        fact(&state).ok_or_else(|| Failure::Internal("the job's state went back".to_owned()))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// [`Failure::Finished`] when the leader is gone.
+    pub async fn signal(&self, signal: i32, target: SignalTarget) -> Result<(), Failure> {
+        self.alive()?;
+        self.running.signal(signal, target).await.map_err(|e| signal_failure(&e))
+    }
+
+    /// Pauses the tree; pausing a paused job changes nothing.
+    ///
+    /// # Errors
+    /// [`Failure::Finished`] when the leader is gone.
+    pub async fn pause(&self) -> Result<Pause, Failure> {
+        self.alive()?;
+        let warden::Paused { exact } = self.running.pause().await.map_err(|e| signal_failure(&e))?;
+        let pause = Pause { exact };
+        self.set(|state| state.paused = Some(pause));
+        Ok(pause)
+    }
+
+    /// Lets a paused tree run on; resuming a running job changes nothing.
+    ///
+    /// # Errors
+    /// [`Failure::Finished`] when the leader is gone.
+    pub async fn resume(&self) -> Result<Pause, Failure> {
+        self.alive()?;
+        let warden::Paused { exact } = self.running.resume().await.map_err(|e| signal_failure(&e))?;
+        self.set(|state| state.paused = None);
+        Ok(Pause { exact })
+    }
+
+    /// Changes the size of the terminal.
+    ///
+    /// # Errors
+    /// [`Failure::Finished`] when the leader is gone, [`Failure::InvalidParams`] without a terminal.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Failure> {
+        self.alive()?;
+        let master = self.master.as_ref().ok_or_else(|| {
+            Failure::InvalidParams("the job has no terminal; start it with `pty` to give it one".to_owned())
+        })?;
+        warden::resize(master, size).map_err(|e| Failure::Internal(format!("resize: {e}")))
+    }
+
+    fn alive(&self) -> Result<(), Failure> {
+        match self.state().exited {
+            None => Ok(()),
+            Some(_) => Err(Failure::Finished),
+        }
+    }
+
+    /// Changes the state and wakes every viewer.
+    pub(super) fn set(&self, change: impl FnOnce(&mut JobState)) {
+        self.state.send_modify(change);
+        self.output.wake();
+    }
+}
+
+fn signal_failure(failure: &SignalFailure) -> Failure {
+    match failure {
+        SignalFailure::Finished => Failure::Finished,
+        SignalFailure::NoForeground => {
+            Failure::InvalidParams("target: the job has no terminal with a foreground group".to_owned())
+        }
+        other => Failure::Internal(other.to_string()),
+    }
+}

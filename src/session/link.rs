@@ -1,0 +1,101 @@
+//! A connection as sessions see it: a name, a waker, what it owns, and a short list of news.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::{ConnectionId, SessionId};
+
+use super::{Job, Session};
+
+/// What a connection must be told besides the answers to its requests.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A job of a session it owns, started by a request of an earlier owner.
+    Follow(Arc<Job>),
+    /// Another connection took the session over.
+    Lost(SessionId),
+    /// The session is gone.
+    Closed {
+        /// Which.
+        session: SessionId,
+        /// Why: `closed`, `expired`, `idle`, `disconnect`, `shutdown`, `server_fault`.
+        reason: &'static str,
+    },
+}
+
+/// The sessions' end of one connection. The list of news is bounded by what the connection owns: each session
+/// adds at most one `Lost` or `Closed`, each job at most one `Follow`.
+#[derive(Debug)]
+pub struct Link {
+    id: ConnectionId,
+    wake: Arc<Notify>,
+    // Not a channel: a session must never wait for a slow connection, and a full channel would lose news. Held for
+    // one push or one take.
+    desk: Mutex<Desk>,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    news: Vec<News>,
+    owned: Vec<Arc<Session>>,
+    closed: bool,
+}
+
+impl Link {
+    /// Makes the link of one connection; `wake` is notified when there is news.
+    pub fn new(id: ConnectionId, wake: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { id, wake, desk: Mutex::default() })
+    }
+
+    /// The connection.
+    pub const fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Takes all news so far, oldest first.
+    pub fn take_news(&self) -> Vec<News> {
+        std::mem::take(&mut self.desk().news)
+    }
+
+    /// Marks the connection as gone and disconnects every session it owns. A session that would become its own
+    /// from now on is disconnected at once.
+    pub async fn close(self: &Arc<Self>) {
+        let owned = {
+            let mut desk = self.desk();
+            desk.closed = true;
+            std::mem::take(&mut desk.owned)
+        };
+        for session in owned {
+            session.disconnect(self).await;
+        }
+    }
+
+    /// Notes that the connection owns the session; false when the connection is gone.
+    #[must_use]
+    pub(super) fn own(&self, session: Arc<Session>) -> bool {
+        let mut desk = self.desk();
+        if !desk.closed {
+            desk.owned.push(session);
+        }
+        !desk.closed
+    }
+
+    /// Adds news; `Lost` and `Closed` end the ownership.
+    pub(super) fn tell(&self, news: News) {
+        let mut desk = self.desk();
+        match &news {
+            News::Lost(session) | News::Closed { session, .. } => desk.owned.retain(|s| s.card.id != *session),
+            News::Follow(_) => {}
+        }
+        if !desk.closed {
+            desk.news.push(news);
+        }
+        drop(desk);
+        self.wake.notify_one();
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

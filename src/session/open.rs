@@ -1,0 +1,188 @@
+//! Opening a session: charge, review, claims, and the task.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::domain::{
+    Claim, Counted, Failure, Origin, Principal, Scope, SessionGrant, SessionId,
+};
+use crate::policy;
+use crate::verdict::{self, Cleared};
+
+use super::core::{holder, random_bits};
+use super::review::{self, Caller};
+use super::task::{self, Card};
+use super::{Core, Link, Session, SessionState};
+
+/// What a client asks of a new session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionRequest {
+    /// Free text for people and policies.
+    pub labels: BTreeMap<String, String>,
+    /// How long to live on without a connection: `None` not at all, `Some(None)` as long as granted.
+    pub detach: Option<Option<Duration>>,
+    /// Makes a retry safe.
+    pub key: Option<String>,
+}
+
+/// A session that was opened, or found by its key.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The session.
+    pub session: Arc<Session>,
+}
+
+type OpenCell = watch::Receiver<Option<Result<Arc<Session>, Failure>>>;
+
+/// The keys of `session.open`: one entry for each open in flight or alive that named one.
+#[derive(Debug, Default)]
+pub(super) struct OpenKeys {
+    by_key: HashMap<(Arc<str>, Arc<str>, String), (SessionRequest, OpenCell)>,
+}
+
+impl OpenKeys {
+    /// Forgets the key of a session that is gone.
+    pub(super) fn forget(&mut self, id: SessionId) {
+        self.by_key.retain(|_, (_, cell)| match &*cell.borrow() {
+            Some(Ok(session)) => session.card.id != id,
+            Some(Err(_)) => false,
+            None => true,
+        });
+    }
+}
+
+impl Core {
+    /// Opens a session for the connection, or finds the one that the same key opened.
+    ///
+    /// # Errors
+    /// Whatever refuses or breaks it; [`Failure::Conflict`] for a key used with other parameters.
+    pub async fn open(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: SessionRequest,
+        link: &Arc<Link>,
+    ) -> Result<Opened, Failure> {
+        let mut cell = self.open_cell(caller, request, link)?;
+        let outcome = cell.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(Ok(session))) => Ok(Opened { session: session.clone() }),
+            Ok(Some(Err(failure))) => Err(failure.clone()),
+            Ok(None) | Err(_) => Err(Failure::Internal("the opening broke off".to_owned())),
+        }
+    }
+
+    /// The opening in flight or done under this key, else a new one. It runs in a task of its own: once begun it
+    /// is not undone by a caller that goes away, else a retry could open a second session.
+    fn open_cell(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: SessionRequest,
+        link: &Arc<Link>,
+    ) -> Result<OpenCell, Failure> {
+        let Some(key) = request.key.clone() else { return Ok(self.begin_open(caller, request, link)) };
+        let key = (caller.principal.tenant.clone(), caller.principal.subject.clone(), key);
+        self.registry.with_open_keys(|keys| {
+            if let Some((earlier, cell)) = keys.by_key.get(&key)
+                && !matches!(&*cell.borrow(), Some(Err(_)))
+            {
+                return match *earlier == request {
+                    true => Ok(cell.clone()),
+                    false => Err(Failure::Conflict(format!("key {:?} was used with other parameters", key.2))),
+                };
+            }
+            let cell = self.begin_open(caller, request.clone(), link);
+            keys.by_key.insert(key, (request, cell.clone()));
+            Ok(cell)
+        })
+    }
+
+    fn begin_open(self: &Arc<Self>, caller: &Caller, request: SessionRequest, link: &Arc<Link>) -> OpenCell {
+        let (outcome, cell) = watch::channel(None);
+        let (core, caller, link) = (self.clone(), caller.clone(), link.clone());
+        self.tracker.spawn(async move {
+            let opened = open(&core, &caller, request, &link).await;
+            outcome.send_replace(Some(opened));
+        });
+        cell
+    }
+}
+
+async fn open(
+    core: &Arc<Core>,
+    caller: &Caller,
+    request: SessionRequest,
+    link: &Arc<Link>,
+) -> Result<Arc<Session>, Failure> {
+    core.admitting()?;
+    let id = SessionId::from_bits(random_bits()?);
+    let slot = core.rooms.slots.claim(
+        &holder(&caller.principal, Some(id)),
+        Counted::Sessions,
+        &[Claim { scope: Scope::Server, what: Counted::Sessions, max: core.settings.max_sessions }],
+    )?;
+    review::charge(core, caller, "session.open", None).await?;
+    let cleared = admit(core, caller, id, &request).await?;
+    slot.tighten(&cleared.terms().claims)?;
+    let grant = cleared.value().clone();
+    let card = Card {
+        id,
+        owner: caller.principal.clone(),
+        origin: caller.origin.clone(),
+        labels: request.labels,
+        detach: granted_detach(request.detach, &grant)?,
+        grant,
+        opened_at: SystemTime::now(),
+        decision: cleared.terms().decision,
+    };
+    core.admitting()?;
+    tracing::info!(session = %id, tenant = %card.owner.tenant, subject = %card.owner.subject, decision = %card.decision, "session opened");
+    let session = task::spawn(core, card, link.clone(), slot);
+    if !link.own(session.clone()) {
+        session.disconnect(link).await;
+    }
+    Ok(session)
+}
+
+async fn admit(
+    core: &Arc<Core>,
+    caller: &Caller,
+    id: SessionId,
+    request: &SessionRequest,
+) -> Result<Cleared<SessionGrant>, Failure> {
+    let asked = Arc::new(policy::SessionRequest {
+        principal: caller.principal.clone(),
+        origin: caller.origin.clone(),
+        session: id,
+        labels: request.labels.clone(),
+        usage: core.usage(&caller.principal, Some(id)),
+    });
+    let ballots = core.rooms.policies.admit(asked).await;
+    let decision = review::decision_id()?;
+    let folded = verdict::fold_session(decision, &ballots);
+    review::record_session(core, caller, decision, &ballots, folded.as_ref().err())?;
+    Ok(folded?)
+}
+
+/// What was asked for, as far as it was granted.
+fn granted_detach(
+    asked: Option<Option<Duration>>,
+    grant: &SessionGrant,
+) -> Result<Option<Duration>, Failure> {
+    match (asked, grant.detach_ttl) {
+        (None, _) => Ok(None),
+        (Some(_), None | Some(Duration::ZERO)) => {
+            Err(Failure::LimitExceeded { limit: "detach_ttl_ms of the session".to_owned(), value: 0 })
+        }
+        (Some(ttl), Some(most)) => Ok(Some(ttl.map_or(most, |ttl| ttl.min(most)))),
+    }
+}
+
+impl SessionState {
+    /// Whether jobs may still be started.
+    pub fn is_open(&self) -> bool {
+        self.closing.is_none()
+    }
+}

@@ -1,0 +1,175 @@
+//! Every session and job by id, and the ended jobs that can still be asked about.
+//!
+//! Another owner's id answers exactly as one that never was.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::{Failure, JobId, Principal, SessionId};
+
+use super::open::OpenKeys;
+use super::{Job, Session, Settings};
+
+/// What the caller wants to do with what it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Anything: only its owner may.
+    Own,
+    /// List, observe or kill: an admin may too.
+    Administer,
+}
+
+/// The tables of a gateway.
+#[derive(Debug)]
+pub struct Registry {
+    // One lock, held for one table operation: the tables must agree with each other, and a task would put a
+    // queue before every look-up.
+    tables: Mutex<Tables>,
+    keep: Duration,
+    max_ended: usize,
+    max_ended_per_session: usize,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    sessions: HashMap<SessionId, Arc<Session>>,
+    jobs: HashMap<JobId, Arc<Job>>,
+    ended: VecDeque<Ended>,
+    open_keys: OpenKeys,
+}
+
+#[derive(Debug)]
+struct Ended {
+    job: JobId,
+    session: SessionId,
+    at: Instant,
+}
+
+impl Registry {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            tables: Mutex::default(),
+            keep: settings.keep_ended,
+            max_ended: settings.max_ended,
+            max_ended_per_session: settings.max_ended_per_session,
+        }
+    }
+
+    /// The session, as far as the caller reaches.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] when it never was, is gone, or is somebody else's.
+    pub fn session(&self, id: SessionId, caller: &Principal, reach: Reach) -> Result<Arc<Session>, Failure> {
+        let found = self.tables().sessions.get(&id).cloned();
+        found.filter(|s| reaches(caller, &s.card.owner, reach)).ok_or(Failure::NotFound("session"))
+    }
+
+    /// The job, as far as the caller reaches.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] when it never was, is forgotten, or is somebody else's.
+    pub fn job(&self, id: JobId, caller: &Principal, reach: Reach) -> Result<Arc<Job>, Failure> {
+        let found = self.tables().jobs.get(&id).cloned();
+        found.filter(|j| reaches(caller, &j.card.owner, reach)).ok_or(Failure::NotFound("job"))
+    }
+
+    /// Every session the caller may see.
+    pub fn sessions(&self, caller: &Principal) -> Vec<Arc<Session>> {
+        let tables = self.tables();
+        tables.sessions.values().filter(|s| reaches(caller, &s.card.owner, Reach::Administer)).cloned().collect()
+    }
+
+    /// Every job the caller may see, ended ones included, oldest first.
+    pub fn jobs(&self, caller: &Principal, session: Option<SessionId>) -> Vec<Arc<Job>> {
+        let wanted = |job: &Job| {
+            reaches(caller, &job.card.owner, Reach::Administer) && session.is_none_or(|id| id == job.card.session)
+        };
+        let mut jobs: Vec<_> = self.tables().jobs.values().filter(|j| wanted(j)).cloned().collect();
+        jobs.sort_by_key(|job| job.card.started_at);
+        jobs
+    }
+
+    /// Sessions and jobs alive.
+    pub fn alive(&self) -> (usize, usize) {
+        let tables = self.tables();
+        (tables.sessions.len(), tables.jobs.len().saturating_sub(tables.ended.len()))
+    }
+
+    /// Every job alive, for the shutdown.
+    pub fn running(&self) -> Vec<Arc<Job>> {
+        self.tables().jobs.values().filter(|job| job.state().closed.is_none()).cloned().collect()
+    }
+
+    /// Every session, for the shutdown.
+    pub fn every_session(&self) -> Vec<Arc<Session>> {
+        self.tables().sessions.values().cloned().collect()
+    }
+
+    pub(super) fn add_session(&self, session: Arc<Session>) {
+        self.tables().sessions.insert(session.card.id, session);
+    }
+
+    pub(super) fn remove_session(&self, id: SessionId) {
+        let mut tables = self.tables();
+        tables.sessions.remove(&id);
+        tables.open_keys.forget(id);
+    }
+
+    pub(super) fn add_job(&self, job: Arc<Job>) {
+        self.tables().jobs.insert(job.card.id, job);
+    }
+
+    /// Keeps the job among the ended ones, and forgets what is over age or number.
+    pub(super) fn retire_job(&self, job: &Job) {
+        let mut tables = self.tables();
+        let (id, session) = (job.card.id, job.card.session);
+        tables.ended.push_back(Ended { job: id, session, at: Instant::now() });
+        if tables.ended.iter().filter(|e| e.session == session).count() > self.max_ended_per_session {
+            tables.forget_oldest(|e| e.session == session);
+        }
+        while tables.ended.len() > self.max_ended {
+            tables.forget_oldest(|_| true);
+        }
+        tables.forget_before(self.keep);
+    }
+
+    /// Forgets ended jobs over age. Called every few seconds by the server.
+    pub fn prune(&self) {
+        self.tables().forget_before(self.keep);
+    }
+
+    /// Runs one step on the keys of `session.open`.
+    pub(super) fn with_open_keys<T>(&self, step: impl FnOnce(&mut OpenKeys) -> T) -> T {
+        step(&mut self.tables().open_keys)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn forget_oldest(&mut self, wanted: impl Fn(&Ended) -> bool) {
+        if let Some(at) = self.ended.iter().position(wanted)
+            && let Some(ended) = self.ended.remove(at)
+        {
+            self.jobs.remove(&ended.job);
+        }
+    }
+
+    fn forget_before(&mut self, keep: Duration) {
+        while self.ended.front().is_some_and(|e| e.at.elapsed() >= keep) {
+            self.forget_oldest(|_| true);
+        }
+    }
+}
+
+fn reaches(caller: &Principal, owner: &Principal, reach: Reach) -> bool {
+    match reach {
+        Reach::Own => caller.is_same_owner(owner),
+        Reach::Administer => caller.is_same_owner(owner) || caller.may_administer(owner),
+    }
+}

@@ -1,0 +1,97 @@
+//! Asking policy: the charge, the two rounds of review, and the line in the decision log.
+
+use std::sync::Arc;
+
+use crate::domain::{DecisionId, Failure, Origin, Principal, Resolved, SessionId};
+use crate::facts;
+use crate::policy::{self, CommandRequest};
+use crate::verdict::{self, Ballot, Cleared, Folded, Permission};
+use crate::warden::Prepared;
+
+use super::Core;
+use super::core::random_bits;
+use super::start;
+
+/// Who asks, and from where.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who.
+    pub principal: Arc<Principal>,
+    /// From where.
+    pub origin: Origin,
+}
+
+/// A fresh decision id.
+pub(super) fn decision_id() -> Result<DecisionId, Failure> {
+    random_bits().map(DecisionId::from_bits)
+}
+
+/// Asks the rate policies what a call costs and takes it from the limiter.
+///
+/// # Errors
+/// [`Failure::RateLimited`], or that a rate policy refused or broke.
+pub(super) async fn charge(
+    core: &Core,
+    caller: &Caller,
+    method: &'static str,
+    program: Option<&str>,
+) -> Result<(), Failure> {
+    let decision = decision_id()?;
+    let call = policy::Call {
+        principal: caller.principal.clone(),
+        origin: caller.origin.clone(),
+        method,
+        program: program.map(str::to_owned),
+    };
+    let charges = core.rooms.policies.charges(Arc::new(call), decision).await?;
+    core.rooms.limiter.take(&caller.principal.tenant, &charges).map_err(|refusal| refusal.into_failure(decision))
+}
+
+/// What a command is reviewed for.
+#[derive(Debug)]
+pub(super) struct Case<'a> {
+    pub(super) core: &'a Core,
+    pub(super) caller: &'a Caller,
+    pub(super) session: SessionId,
+    pub(super) decision: DecisionId,
+}
+
+impl Case<'_> {
+    /// Reviews what was prepared, in at most two rounds. When policy changed the command, the leader that was
+    /// prepared for the original is abandoned and another is prepared for the change.
+    ///
+    /// # Errors
+    /// That policy refused or broke, or that the changed command cannot be prepared.
+    pub(super) async fn clear(
+        &self,
+        resolved: Resolved,
+        prepared: Prepared,
+    ) -> Result<(Cleared<Resolved>, Prepared), Failure> {
+        let first = self.ballots(&resolved).await;
+        let folded = verdict::fold_command(self.decision, resolved.clone(), &first);
+        self.record(&resolved, &first, folded.as_ref().err())?;
+        let changed = match folded? {
+            Folded::Cleared(cleared) => return Ok((cleared, prepared)),
+            Folded::Changed(changed) => changed,
+        };
+        drop(prepared);
+        let again = start::prepare(self.core, &self.caller.principal, self.session, changed.command()).await?;
+        let resolved =
+            facts::resolve(changed.command().clone(), again.executable().clone(), again.cwd().to_owned());
+        let second = self.ballots(&resolved).await;
+        let settled = changed.settle(resolved.clone(), &second);
+        self.record(&resolved, &second, settled.as_ref().err())?;
+        Ok((settled?, again))
+    }
+
+    pub(super) async fn ballots(&self, resolved: &Resolved) -> Vec<Ballot<Permission>> {
+        let request = CommandRequest {
+            principal: self.caller.principal.clone(),
+            origin: self.caller.origin.clone(),
+            session: self.session,
+            resolved: resolved.clone(),
+            usage: self.core.usage(&self.caller.principal, Some(self.session)),
+        };
+        self.core.rooms.policies.review(Arc::new(request)).await
+    }
+}

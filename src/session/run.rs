@@ -1,0 +1,180 @@
+//! Running a job to its end: three facts, in order.
+//!
+//! The leader's death is told at once; the output that is still to come is waited for within bounds; then the tree
+//! is killed, confirmed empty, and every pipe read to its end. Nothing already written is lost, and nothing
+//! outlives the job.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::domain::{EndReason, ExitStatus, JobLimits, SignalTarget};
+use crate::quota::Slot;
+
+use super::pumps::Pumps;
+use super::{Closed, Core, Ending, Exited, Job};
+
+/// Watches over a started job until its tree is empty. Returns the processes the kernel would not give up.
+pub(super) async fn run(core: &Arc<Core>, job: Arc<Job>, mut pumps: Pumps, slot: Slot, limits: &JobLimits) -> u32 {
+    let mut guard = Guard { core: core.clone(), job: job.clone(), over: false };
+    let mut watch = Watch::new(&job, limits);
+    let status = watch.until_exited(&mut pumps).await;
+    let reason = watch.reason(status);
+    job.set(|state| {
+        state.paused = None;
+        state.exited = Some(Exited { status, reason, after: job.since.elapsed() });
+    });
+    watch.until_drained(&mut pumps).await;
+    job.running.kill();
+    let emptied = job.running.emptied().await;
+    drop(slot);
+    pumps.read_to_end();
+    let closed = Closed {
+        survivors: emptied.survivors,
+        reason: if emptied.survivors == 0 { reason } else { EndReason::KillPending },
+        usage: emptied.usage,
+    };
+    guard.over(closed);
+    let tail = core.settings.tail;
+    core.tracker.spawn(async move {
+        pumps.ended().await;
+        job.output.keep_tail(tail);
+    });
+    closed.survivors
+}
+
+/// Makes sure that a job is closed and retired, however its task ends.
+struct Guard {
+    core: Arc<Core>,
+    job: Arc<Job>,
+    over: bool,
+}
+
+impl Guard {
+    fn over(&mut self, closed: Closed) {
+        self.over = true;
+        self.job.set(|state| state.closed = Some(closed));
+        self.core.registry.retire_job(&self.job);
+        let card = &self.job.card;
+        tracing::info!(job = %card.id, session = %card.session, tenant = %card.owner.tenant, reason = closed.reason.as_str(), survivors = closed.survivors, "job closed");
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        self.job.running.kill();
+        let reason = EndReason::ServerFault;
+        self.job.set(|state| {
+            let after = self.job.since.elapsed();
+            state.exited.get_or_insert(Exited { status: ExitStatus::Unknown, reason, after });
+        });
+        self.over(Closed { survivors: 0, reason, usage: Default::default() });
+    }
+}
+
+/// What can end a job, and when.
+struct Watch<'a> {
+    job: &'a Job,
+    ending: watch::Receiver<Option<Ending>>,
+    state: watch::Receiver<super::JobState>,
+    wall: Wall,
+    kill_at: Option<Instant>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(job: &'a Job, limits: &JobLimits) -> Self {
+        let mut ending = job.ending.subscribe();
+        ending.mark_changed();
+        let wall = Wall { left: limits.wall, since: Some(job.since) };
+        Self { job, ending, state: job.watch(), wall, kill_at: None }
+    }
+
+    async fn until_exited(&mut self, pumps: &mut Pumps) -> ExitStatus {
+        loop {
+            let wall = self.wall.deadline();
+            tokio::select! {
+                biased;
+                status = self.job.running.exited() => return status,
+                Ok(()) = self.ending.changed() => self.begin_ending().await,
+                () = until(self.kill_at) => self.escalate(),
+                () = until(wall) => self.job.end(Ending::kill(EndReason::Timeout)),
+                () = pumps.over_limit() => self.job.end(Ending::kill(EndReason::OutputLimit)),
+                Ok(()) = self.state.changed() => self.wall.pause(self.state.borrow_and_update().paused.is_some()),
+            }
+        }
+    }
+
+    /// The leader is dead; what is left of the tree may still write, within bounds.
+    async fn until_drained(&mut self, pumps: &mut Pumps) {
+        if self.kill_at.is_some() || self.ending.borrow().is_some() {
+            return;
+        }
+        tokio::select! {
+            () = pumps.drained() => {}
+            _ = self.job.running.emptied() => {}
+            Ok(()) = self.ending.changed() => {}
+        }
+    }
+
+    async fn begin_ending(&mut self) {
+        let Some(wish) = *self.ending.borrow_and_update() else { return };
+        if wish.grace.is_zero() {
+            self.job.running.kill();
+            return;
+        }
+        // A job that has just exited needs neither signal nor thaw; its exit is what comes next.
+        let _ = self.job.running.signal(wish.signal, SignalTarget::Group).await;
+        let _ = self.job.running.resume().await;
+        self.kill_at = Some(Instant::now() + wish.grace);
+    }
+
+    fn escalate(&mut self) {
+        self.kill_at = None;
+        self.job.set(|state| state.escalated = true);
+        self.job.running.kill();
+    }
+
+    /// The first wish to end the job is why it ended; without one it ended by itself.
+    fn reason(&self, status: ExitStatus) -> EndReason {
+        match (*self.ending.borrow(), status) {
+            (Some(wish), _) => wish.reason,
+            (None, ExitStatus::Code(_)) => EndReason::Exited,
+            (None, ExitStatus::Signal { .. }) => EndReason::Signal,
+            (None, ExitStatus::Unknown) => EndReason::ServerFault,
+        }
+    }
+}
+
+/// The wall-clock budget; it stands still while the job is paused.
+struct Wall {
+    left: Option<std::time::Duration>,
+    since: Option<Instant>,
+}
+
+impl Wall {
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.since? + self.left?)
+    }
+
+    fn pause(&mut self, paused: bool) {
+        match (paused, self.since) {
+            (true, Some(since)) => {
+                self.left = self.left.map(|left| left.saturating_sub(since.elapsed()));
+                self.since = None;
+            }
+            (false, None) => self.since = Some(Instant::now()),
+            (true, None) | (false, Some(_)) => {}
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,296 @@
+//! Starting a job: one straight way from the request to the running tree.
+//!
+//! Slots and breaker, charge, prepare, facts, review, claims, release. Until the release, dropping the future
+//! undoes everything; the release itself is short and bounded, and is never broken off half-way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::{
+    Claim, Command, Counted, EndReason, Failure, JobId, JobLimits, Principal, Resolved, Scope, SessionId,
+    SpawnStage, Terminal,
+};
+use crate::facts;
+use crate::quota::Slot;
+use crate::stream::{Output, Overflow};
+use crate::verdict::Cleared;
+use crate::warden::{Prepare, Prepared, SpawnFailure, Stdio};
+
+use super::core::{holder, random_bits};
+use super::environment::{self, Asked};
+use super::job::Card as JobCard;
+use super::review::{self, Caller, Case};
+use super::pumps::Pumps;
+use super::run;
+use super::task::Card;
+use super::{Core, Ending, Job, JobState, SessionState};
+
+/// Where a job's standard input comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StdinMode {
+    /// The null device.
+    #[default]
+    Null,
+    /// The client.
+    Pipe,
+}
+
+/// What a client asks of a new job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRequest {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Working directory; `None` is home.
+    pub cwd: Option<String>,
+    /// Variables to add.
+    pub env: BTreeMap<String, String>,
+    /// A terminal instead of pipes.
+    pub terminal: Option<Terminal>,
+    /// Standard input.
+    pub stdin: StdinMode,
+    /// Wall-clock limit.
+    pub timeout: Option<Duration>,
+    /// What a full ring does.
+    pub overflow: Overflow,
+    /// Size of each ring, bytes.
+    pub ring: Option<usize>,
+    /// Makes a retry safe.
+    pub key: Option<String>,
+    /// Free text for people.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a request asked for, without its key.
+pub(super) type Digest = [u8; 32];
+
+/// Where the outcome of a start appears, for the first asker and for repeats under its key.
+pub(super) type StartCell = watch::Receiver<Option<Result<Arc<Job>, Failure>>>;
+
+impl JobRequest {
+    pub(super) fn digest(&self) -> Digest {
+        let keyless = Self { key: None, ..self.clone() };
+        Sha256::digest(format!("{keyless:?}")).into()
+    }
+}
+
+/// The whole life of a job: started, run, ended. Returns the processes the kernel would not give up.
+pub(super) async fn job(
+    core: Arc<Core>,
+    session: Card,
+    request: JobRequest,
+    mut state: watch::Receiver<SessionState>,
+    outcome: watch::Sender<Option<Result<Arc<Job>, Failure>>>,
+) -> u32 {
+    let caller = Caller { principal: session.owner.clone(), origin: session.origin.clone() };
+    let start = Start { core: &core, session: &session, caller: &caller, request };
+    let cleared = tokio::select! {
+        biased;
+        _ = state.wait_for(|s| !s.is_open()) => Err(Failure::NotFound("session")),
+        cleared = start.clear() => cleared,
+    };
+    let started = match cleared {
+        Ok(cleared) => start.release(cleared).await,
+        Err(failure) => Err(failure),
+    };
+    match started {
+        Err(failure) => {
+            tracing::info!(session = %session.id, tenant = %caller.principal.tenant, ?failure, "job refused");
+            outcome.send_replace(Some(Err(failure)));
+            0
+        }
+        Ok(Released { job, pumps, slot, limits }) => {
+            core.registry.add_job(job.clone());
+            if let Some(reason) = state.borrow().closing {
+                job.end(Ending::kill(reason));
+            }
+            outcome.send_replace(Some(Ok(job.clone())));
+            run::run(&core, job, pumps, slot, &limits).await
+        }
+    }
+}
+
+struct Start<'a> {
+    core: &'a Arc<Core>,
+    session: &'a Card,
+    caller: &'a Caller,
+    request: JobRequest,
+}
+
+/// Everything the release needs.
+struct Ready {
+    id: JobId,
+    cleared: Cleared<Resolved>,
+    prepared: Prepared,
+    slot: Slot,
+}
+
+struct Released {
+    job: Arc<Job>,
+    pumps: Pumps,
+    slot: Slot,
+    limits: JobLimits,
+}
+
+impl Start<'_> {
+    async fn clear(&self) -> Result<Ready, Failure> {
+        self.core.admitting()?;
+        let slot = self.slot()?;
+        self.core.rooms.breaker.admit()?;
+        let program = self.request.argv.first().map(String::as_str);
+        review::charge(self.core, self.caller, "job.start", program).await?;
+        let id = JobId::from_bits(random_bits()?);
+        let command = self.command(id)?;
+        let prepared = prepare(self.core, &self.caller.principal, self.session.id, &command).await?;
+        let resolved = facts::resolve(command, prepared.executable().clone(), prepared.cwd().to_owned());
+        let case = Case {
+            core: self.core,
+            caller: self.caller,
+            session: self.session.id,
+            decision: review::decision_id()?,
+        };
+        let (cleared, prepared) = case.clear(resolved, prepared).await?;
+        slot.tighten(&cleared.terms().claims)?;
+        Ok(Ready { id, cleared, prepared, slot })
+    }
+
+    fn slot(&self) -> Result<Slot, Failure> {
+        let most = |scope, max| Claim { scope, what: Counted::Jobs, max };
+        let mut claims = vec![most(Scope::Server, self.core.settings.max_jobs)];
+        claims.extend(self.session.grant.max_jobs.map(|max| most(Scope::Session, max)));
+        let holder = holder(&self.caller.principal, Some(self.session.id));
+        Ok(self.core.rooms.slots.claim(&holder, Counted::Jobs, &claims)?)
+    }
+
+    fn command(&self, id: JobId) -> Result<Command, Failure> {
+        let identity = self.core.settings.identity(&self.caller.principal).ok_or_else(no_identity)?;
+        let asked = Asked {
+            argv: self.request.argv.clone(),
+            cwd: self.request.cwd.clone(),
+            env: &self.request.env,
+            terminal: self.request.terminal.clone(),
+        };
+        environment::compose(asked, id, &identity.home, &self.core.settings)
+    }
+
+    fn limits(&self, cleared: &Cleared<Resolved>) -> JobLimits {
+        JobLimits { wall: self.request.timeout, ..JobLimits::default() }
+            .strictest(&cleared.terms().limits)
+            .strictest(&self.session.grant.job_limits)
+            .strictest(&self.core.settings.ceilings(&self.caller.principal))
+    }
+
+    async fn release(&self, ready: Ready) -> Result<Released, Failure> {
+        let Ready { id, cleared, prepared, slot } = ready;
+        let limits = self.limits(&cleared);
+        let (inner, outer) = match &cleared.value().command.terminal {
+            Some(terminal) => Stdio::pty(terminal.size),
+            None => Stdio::pipes(self.request.stdin == StdinMode::Pipe),
+        }
+        .map_err(|errno| spawn_failed(SpawnStage::Stdio, errno, "standard streams"))?;
+        let released = prepared.release(&cleared, inner, &limits).await;
+        let running = self.told_breaker(released)?;
+        let settings = &self.core.settings.streams;
+        let streams = outer.streams();
+        let output = Output::new(&streams, self.request.overflow, self.request.ring, settings);
+        let (pumps, stdin, master) = Pumps::start(outer, &output, &limits, settings)?;
+        let command = &cleared.value().command;
+        let card = JobCard {
+            id,
+            session: self.session.id,
+            owner: self.caller.principal.clone(),
+            argv: command.argv.clone(),
+            labels: self.request.labels.clone(),
+            pid: running.pid(),
+            started_at: SystemTime::now(),
+            decision: cleared.terms().decision,
+            terminal: command.terminal.is_some(),
+        };
+        tracing::info!(job = %id, session = %card.session, tenant = %card.owner.tenant, decision = %card.decision, pid = card.pid, "job started");
+        let job = Job {
+            card,
+            output,
+            stdin,
+            running,
+            master,
+            state: watch::Sender::new(JobState::default()),
+            ending: watch::Sender::new(None),
+            since: Instant::now(),
+        };
+        Ok(Released { job: Arc::new(job), pumps, slot, limits })
+    }
+
+    /// Tells the breaker how a start went, as far as it was ours to get right.
+    fn told_breaker<T>(&self, result: Result<T, SpawnFailure>) -> Result<T, Failure> {
+        told_breaker(self.core, &self.caller.principal, result)
+    }
+}
+
+/// Has the warden fork a leader that looks at the command and waits at the gate.
+///
+/// # Errors
+/// [`Failure::SpawnFailed`] with stage and errno.
+pub(super) async fn prepare(
+    core: &Core,
+    principal: &Principal,
+    session: SessionId,
+    command: &Command,
+) -> Result<Prepared, Failure> {
+    let identity = core.settings.identity(principal).ok_or_else(no_identity)?;
+    let asked = Prepare {
+        tenant: principal.tenant.clone(),
+        session,
+        program: command.program().to_owned(),
+        cwd: command.cwd.clone(),
+        identity: identity.name.clone(),
+    };
+    told_breaker(core, principal, core.rooms.warden.prepare(asked).await)
+}
+
+fn told_breaker<T>(core: &Core, principal: &Principal, result: Result<T, SpawnFailure>) -> Result<T, Failure> {
+    match result {
+        Ok(value) => {
+            core.rooms.breaker.success();
+            Ok(value)
+        }
+        Err(failure) => {
+            if is_ours(&failure) {
+                core.rooms.breaker.failure(Some(&principal.tenant));
+                tracing::error!(tenant = %principal.tenant, %failure, "spawning failed");
+            }
+            Err(Failure::SpawnFailed { stage: failure.stage, errno: failure.errno, subject: failure.subject })
+        }
+    }
+}
+
+/// A client's typing error must never open the breaker: what it named is its own.
+fn is_ours(failure: &SpawnFailure) -> bool {
+    match failure.stage {
+        SpawnStage::Exec | SpawnStage::Chdir => false,
+        SpawnStage::Leaf
+        | SpawnStage::Fork
+        | SpawnStage::Identity
+        | SpawnStage::Terminal
+        | SpawnStage::Stdio
+        | SpawnStage::Limits
+        | SpawnStage::Confine
+        | SpawnStage::Gate => true,
+    }
+}
+
+fn spawn_failed(stage: SpawnStage, errno: nix::errno::Errno, subject: &str) -> Failure {
+    Failure::SpawnFailed { stage, errno: errno as i32, subject: subject.to_owned() }
+}
+
+fn no_identity() -> Failure {
+    Failure::SpawnFailed {
+        stage: SpawnStage::Identity,
+        errno: nix::errno::Errno::EPERM as i32,
+        subject: "the operator gave this tenant no identity to run jobs as".to_owned(),
+    }
+}
+

@@ -1,0 +1,140 @@
+//! `Host` and `Origin`: which names this server answers to, and which pages may speak to it.
+//!
+//! A foreign `Host` is how DNS rebinding shows; a foreign `Origin` is how a page on another site shows (RFC 6455
+//! section 10.2). An absent `Origin` is fine: only browsers send one.
+
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+
+use super::Settings;
+
+/// Why a request was turned away: the status and what to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) message: String,
+}
+
+fn refused(status: StatusCode, message: impl Into<String>) -> Refused {
+    Refused { status, message: message.into() }
+}
+
+/// Checks `Host` and `Origin`.
+///
+/// # Errors
+/// 421 for a name this server does not answer to, 403 for a page that may not speak to it.
+pub(super) fn check(headers: &HeaderMap, uri: &Uri, settings: &Settings) -> Result<(), Refused> {
+    let authority = host(headers, uri)?;
+    if !answers_to(name_of(&authority), settings) {
+        let message = format!("this server does not answer to {authority:?}; add the name to server.hosts");
+        return Err(refused(StatusCode::MISDIRECTED_REQUEST, message));
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next() else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    if origins.next().is_some() || !may_speak(origin, &authority, settings) {
+        let message = format!("pages from {origin:?} may not connect; add the origin to server.origins");
+        return Err(refused(StatusCode::FORBIDDEN, message));
+    }
+    Ok(())
+}
+
+fn host(headers: &HeaderMap, uri: &Uri) -> Result<String, Refused> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|v| v.to_str().ok());
+    if hosts.next().is_some() {
+        return Err(refused(StatusCode::BAD_REQUEST, "more than one Host header"));
+    }
+    let authority = uri.authority().map(|a| a.as_str()).or(host);
+    authority
+        .filter(|a| !a.is_empty())
+        .map(str::to_ascii_lowercase)
+        .ok_or_else(|| refused(StatusCode::BAD_REQUEST, "the Host header is missing"))
+}
+
+/// The authority without its port; an IPv6 address keeps its brackets.
+fn name_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        Some(_) | None => authority,
+    }
+}
+
+fn answers_to(name: &str, settings: &Settings) -> bool {
+    let loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
+    (settings.loopback && loopback) || settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
+}
+
+/// Exactly the origin this page was served from, or exactly one on the list.
+fn may_speak(origin: &str, authority: &str, settings: &Settings) -> bool {
+    let same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(authority));
+    same || settings.origins.iter().any(|allowed| allowed == origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            origins: vec!["https://console.example".to_owned()],
+            hosts: vec!["gate.example".to_owned()],
+            loopback: true,
+            max_connections: 1,
+            first_byte: Duration::ZERO,
+            headers: Duration::ZERO,
+            max_header_bytes: 0,
+            max_headers: 0,
+            max_message: 0,
+            max_outstanding: 0,
+            requests_per_second: 0,
+            ping_every: Duration::ZERO,
+            dead_after: Duration::ZERO,
+            stall: Duration::ZERO,
+            send_buffer: 0,
+            frame: 0,
+        }
+    }
+
+    fn status(host: Option<&str>, origin: Option<&str>) -> u16 {
+        let mut headers = HeaderMap::new();
+        if let Some(host) = host {
+            headers.insert(header::HOST, host.parse().unwrap());
+        }
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        check(&headers, &Uri::from_static("/v1/ws"), &settings()).map_or_else(|r| r.status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn a_foreign_host_is_misdirected() {
+        for host in ["localhost:7171", "127.0.0.1", "[::1]:7171", "gate.example", "GATE.example:443"] {
+            assert_eq!(status(Some(host), None), 200, "{host}");
+        }
+        for host in ["evil.example", "gate.example.evil", "127.0.0.1.evil.example", "127.0.0.2"] {
+            assert_eq!(status(Some(host), None), 421, "{host}");
+        }
+        assert_eq!(status(None, None), 400);
+    }
+
+    #[test]
+    fn an_origin_must_be_exactly_this_host_or_listed() {
+        for origin in ["http://localhost:7171", "https://console.example"] {
+            assert_eq!(status(Some("localhost:7171"), Some(origin)), 200, "{origin}");
+        }
+        for origin in [
+            "null",
+            "",
+            "http://localhost:7172",
+            "http://localhost",
+            "http://localhost:7171.evil.example",
+            "HTTPS://console.example",
+            "https://console.example.evil",
+            "https://console.example:443",
+        ] {
+            assert_eq!(status(Some("localhost:7171"), Some(origin)), 403, "{origin}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One WebSocket: its two halves, what they share, and how it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::ws::WebSocket;
+use futures_util::StreamExt as _;
+use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::ConnectionId;
+use crate::session::{Caller, Core, Job, Link, Session};
+
+use super::Settings;
+use super::follower::Follower;
+use super::reader::Reader;
+use super::router::Gateway;
+use super::writer::{Followers, Out, Writer};
+
+/// How long the writer may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How stream data travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plane {
+    /// In binary frames.
+    Binary,
+    /// Inside JSON.
+    Json,
+}
+
+/// What both halves of a socket share.
+pub(super) struct Connection {
+    pub(super) core: Arc<Core>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) caller: Caller,
+    pub(super) plane: Plane,
+    pub(super) link: Arc<Link>,
+    /// Wakes the writer.
+    pub(super) wake: Arc<Notify>,
+    pub(super) followers: Followers,
+    /// The session of calls that name none, made by the first of them.
+    pub(super) default_session: OnceCell<Arc<Session>>,
+    pub(super) life: Life,
+    /// Ends both halves.
+    pub(super) cancel: CancellationToken,
+}
+
+/// When the peer last showed that it lives.
+#[derive(Debug)]
+pub(super) struct Life {
+    start: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Life {
+    fn new() -> Self {
+        Self { start: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    /// It does.
+    pub(super) fn touch(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(super) fn silent_for(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(last)
+    }
+}
+
+impl Connection {
+    /// A follower that hears of the job's state and end, and gets none of its output.
+    pub(super) fn mute(&self, job: Arc<Job>) -> Follower {
+        let viewer = job.output.mute(self.wake.clone());
+        let channel = self.followers.lock().fresh_channel();
+        Follower::new(job, channel, viewer, true, true)
+    }
+}
+
+/// Serves one upgraded socket to its end.
+pub(super) async fn run(gateway: Arc<Gateway>, caller: Caller, plane: Plane, socket: WebSocket) {
+    let mut bits = [0; 16];
+    if getrandom::fill(&mut bits).is_err() {
+        return;
+    }
+    let id = ConnectionId::from_bits(u128::from_ne_bytes(bits));
+    let wake = Arc::new(Notify::new());
+    let connection = Arc::new(Connection {
+        core: gateway.core.clone(),
+        settings: gateway.settings.clone(),
+        caller,
+        plane,
+        link: Link::new(id, wake.clone()),
+        wake,
+        followers: Followers::default(),
+        default_session: OnceCell::new(),
+        life: Life::new(),
+        cancel: CancellationToken::new(),
+    });
+    let principal = &connection.caller.principal;
+    tracing::info!(connection = %id, tenant = %principal.tenant, subject = %principal.subject, ?plane, "connected");
+
+    let (sink, stream) = socket.split();
+    let (out, queue) = mpsc::channel(connection.settings.max_outstanding + 1);
+    let writer = Writer::new(connection.clone(), sink, queue);
+    let mut writing = gateway.tracker.spawn({
+        let cancel = connection.cancel.clone();
+        async move {
+            writer.run().await;
+            cancel.cancel();
+        }
+    });
+    let (code, reason) = Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone()).run().await;
+
+    connection.link.close().await;
+    let goodbye = async {
+        // A writer that is gone has nobody left to say it to.
+        let _ = out.send(Out::Close(code, reason)).await;
+        let _ = (&mut writing).await;
+    };
+    if timeout(GOODBYE, goodbye).await.is_err() {
+        writing.abort();
+    }
+    connection.cancel.cancel();
+    connection.followers.lock().list.clear();
+    tracing::info!(connection = %id, code, reason, "disconnected");
+}

@@ -1,0 +1,95 @@
+//! `/livez` and `/readyz`.
+//!
+//! Alive means that the event loop turns. Ready means that a process was really spawned, spoke, exited and was
+//! reaped within the last second, and that nothing else stands in the way. One probe at a time serves everybody who
+//! asks: asking often costs nothing more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::session::Core;
+
+use super::router::Gateway;
+
+/// How long a probe's answer stands.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The last probe, and the way to the next.
+#[derive(Debug, Default)]
+pub struct Health {
+    // An async lock held across the probe on purpose: it is what makes the probe single flight. Those who wait get
+    // its answer.
+    last: Mutex<Option<Probe>>,
+}
+
+#[derive(Debug, Clone)]
+struct Probe {
+    at: Instant,
+    outcome: Result<Duration, String>,
+}
+
+/// What stands between this server and new work, component by component.
+#[derive(Debug, Clone)]
+pub struct Components(Vec<(&'static str, Result<String, String>)>);
+
+impl Components {
+    /// Every component is well.
+    pub fn is_ready(&self) -> bool {
+        self.0.iter().all(|(_, outcome)| outcome.is_ok())
+    }
+}
+
+impl Health {
+    /// Looks at every component; spawns a probe when the last one is older than a second.
+    pub async fn look(&self, core: &Arc<Core>) -> Components {
+        let spawn = match self.probe(core).await {
+            Ok(took) => Ok(format!("{} us", took.as_micros())),
+            Err(why) => Err(why),
+        };
+        let (sessions, jobs) = core.registry.alive();
+        let room = (jobs as u64) < u64::from(core.settings.max_jobs)
+            && (sessions as u64) < u64::from(core.settings.max_sessions);
+        let load = format!("{sessions} sessions, {jobs} jobs");
+        Components(vec![
+            ("spawn", spawn),
+            ("policies", Ok(format!("generation {}", core.rooms.policies.generation()))),
+            ("audit", core.rooms.audit.health()),
+            ("capacity", if room { Ok(load) } else { Err(format!("full: {load}")) }),
+            ("breakers", core.rooms.breaker.admit().map(|()| "closed".to_owned()).map_err(|_| "spawn: open".to_owned())),
+            ("drain", core.admitting().map(|()| "no".to_owned()).map_err(|_| "draining".to_owned())),
+        ])
+    }
+
+    async fn probe(&self, core: &Arc<Core>) -> Result<Duration, String> {
+        let mut last = self.last.lock().await;
+        if let Some(probe) = last.as_ref().filter(|p| p.at.elapsed() < FRESH) {
+            return probe.outcome.clone();
+        }
+        let outcome = core.rooms.warden.probe().await.map_err(|e| e.to_string());
+        match &outcome {
+            Ok(_) => core.rooms.breaker.success(),
+            Err(_) => core.rooms.breaker.failure(None),
+        }
+        *last = Some(Probe { at: Instant::now(), outcome: outcome.clone() });
+        outcome
+    }
+}
+
+/// `GET /livez`.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: 200 when every component is well, else 503; the body says which is not.
+pub(super) async fn readyz(State(gateway): State<Gateway>) -> Response {
+    let components = gateway.health.look(&gateway.core).await;
+    let status = if components.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(crate::rpc::health(&components.0))).into_response()
+}

@@ -1,0 +1,220 @@
+//! The reading half of a socket.
+//!
+//! One task reads, decodes and answers. Requests are begun in the order in which they came and may finish in any;
+//! those in flight are bounded, and while that many are, the socket is not read. When the task ends, requests in
+//! flight are dropped with it.
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{FuturesUnordered, SplitStream};
+use governor::{DefaultDirectRateLimiter, Quota};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_tungstenite::tungstenite;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::Failure;
+use crate::rpc::{self, Call, Entry, Id, Incoming};
+
+use super::connection::Connection;
+use super::dispatch::{self, Reply};
+use super::router::fresh_request_id;
+use super::writer::Out;
+
+/// How often silence is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Control frames a second that a peer may send, and twice as many at once: more is a flood.
+const CONTROL_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).unwrap_or(NonZeroU32::MIN);
+
+/// The close code and reason a connection ends with (RFC 6455 section 7.4).
+type Close = (u16, &'static str);
+
+/// A request that was answered: its ids, and what the writer is to do.
+struct Done {
+    ids: Vec<Id>,
+    out: Option<Out>,
+}
+
+pub(super) struct Reader {
+    connection: Arc<Connection>,
+    stream: SplitStream<WebSocket>,
+    out: mpsc::Sender<Out>,
+    stop: CancellationToken,
+    flight: FuturesUnordered<BoxFuture<'static, Done>>,
+    ids: HashSet<Id>,
+    requests: DefaultDirectRateLimiter,
+    control: DefaultDirectRateLimiter,
+}
+
+impl Reader {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        stream: SplitStream<WebSocket>,
+        out: mpsc::Sender<Out>,
+        stop: CancellationToken,
+    ) -> Self {
+        let rate = NonZeroU32::new(connection.settings.requests_per_second).unwrap_or(NonZeroU32::MIN);
+        Self {
+            connection,
+            stream,
+            out,
+            stop,
+            flight: FuturesUnordered::new(),
+            ids: HashSet::new(),
+            requests: twice_at_once(rate),
+            control: twice_at_once(CONTROL_PER_SECOND),
+        }
+    }
+
+    /// Reads to the end of the connection.
+    pub(super) async fn run(mut self) -> Close {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let most = self.connection.settings.max_outstanding;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return (1012, "the gateway is shutting down"),
+                () = self.connection.cancel.cancelled() => return (1011, "the connection broke"),
+                Some(done) = self.flight.next() => {
+                    if let Err(close) = self.answered(done).await { return close }
+                }
+                _ = look.tick() => if self.connection.life.silent_for() > self.connection.settings.dead_after {
+                    return (1001, "no sign of life");
+                },
+                message = self.stream.next(), if self.flight.len() < most => {
+                    self.connection.life.touch();
+                    if let Err(close) = self.received(message).await { return close }
+                }
+            }
+        }
+    }
+
+    async fn answered(&mut self, done: Done) -> Result<(), Close> {
+        for id in &done.ids {
+            self.ids.remove(id);
+        }
+        match done.out {
+            Some(out) => self.send(out).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, out: Out) -> Result<(), Close> {
+        tokio::select! {
+            sent = self.out.send(out) => sent.map_err(|_| (1011, "the connection broke")),
+            () = self.stop.cancelled() => Err((1012, "the gateway is shutting down")),
+            () = self.connection.cancel.cancelled() => Err((1011, "the connection broke")),
+        }
+    }
+
+    async fn received(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Close> {
+        match message {
+            None => Err((1000, "")),
+            Some(Err(error)) => Err(close_for(error)),
+            Some(Ok(Message::Text(text))) => self.text(&text).await,
+            Some(Ok(Message::Binary(bytes))) => self.binary(&bytes).await,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                self.control.check().map_err(|_| (1008, "too many control frames"))
+            }
+            Some(Ok(Message::Close(_))) => Err((1000, "")),
+        }
+    }
+
+    async fn text(&mut self, text: &Utf8Bytes) -> Result<(), Close> {
+        match rpc::decode(text.as_str(), &rpc::Limits::default()) {
+            Incoming::Refused(id, failure) => {
+                let answer = rpc::error(id.as_ref(), &failure, &fresh_request_id());
+                self.send(Out::Answer(answer)).await
+            }
+            Incoming::Single(entry) => {
+                let begun = self.begin(entry);
+                self.flight.push(Box::pin(async move {
+                    let (id, reply) = begun.await;
+                    Done { ids: id.into_iter().collect(), out: reply.and_then(Reply::into_out) }
+                }));
+                Ok(())
+            }
+            Incoming::Batch(entries) => {
+                let begun: Vec<_> = entries.into_iter().map(|entry| self.begin(entry)).collect();
+                self.flight.push(Box::pin(async move {
+                    let (ids, replies): (Vec<_>, Vec<_>) = join_all(begun).await.into_iter().unzip();
+                    let out = dispatch::batch(replies.into_iter().flatten().collect());
+                    Done { ids: ids.into_iter().flatten().collect(), out }
+                }));
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins one request: the future that answers it, with the id to free afterwards.
+    fn begin(&mut self, entry: Entry) -> BoxFuture<'static, (Option<Id>, Option<Reply>)> {
+        let request = fresh_request_id();
+        let call = entry.and_then(|call| match self.admit(&call) {
+            Ok(()) => Ok(call),
+            Err(failure) => Err((call.id, failure)),
+        });
+        match call {
+            Ok(Call { id, method }) => {
+                let held = id.clone();
+                let answering = dispatch::answer(self.connection.clone(), id, method, request);
+                Box::pin(async move { (held, answering.await) })
+            }
+            Err((id, failure)) => {
+                let reply = Reply::error(id.as_ref(), &failure, &request);
+                Box::pin(async move { (None, Some(reply)) })
+            }
+        }
+    }
+
+    /// Counts the request and takes its id.
+    fn admit(&mut self, call: &Call) -> Result<(), Failure> {
+        if let Err(not_until) = self.requests.check() {
+            let clock = governor::clock::DefaultClock::default();
+            let retry_after = not_until.wait_time_from(governor::clock::Clock::now(&clock));
+            return Err(Failure::RateLimited { bucket: "requests of the connection".to_owned(), retry_after });
+        }
+        match &call.id {
+            Some(id) if !id.is_null() && !self.ids.insert(id.clone()) => {
+                Err(Failure::InvalidRequest("the id is still in use by a request in flight".to_owned()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn binary(&mut self, bytes: &[u8]) -> Result<(), Close> {
+        if !self.connection.is_binary() {
+            return Err((1003, "binary frames need the subprotocol execgate.v1"));
+        }
+        let frame = rpc::frame::decode(bytes).map_err(|bad| (bad.close_code(), "not a frame of execgate.v1"))?;
+        match dispatch::frame(&self.connection, frame)? {
+            Some(refused) => self.send(Out::Answer(refused)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn twice_at_once(rate: NonZeroU32) -> DefaultDirectRateLimiter {
+    let burst = rate.checked_mul(NonZeroU32::MIN.saturating_add(1)).unwrap_or(NonZeroU32::MAX);
+    DefaultDirectRateLimiter::direct(Quota::per_second(rate).allow_burst(burst))
+}
+
+/// The close code that says what a peer did wrong.
+fn close_for(error: axum::Error) -> Close {
+    use tungstenite::error::{CapacityError, Error};
+    match error.into_inner().downcast::<Error>().map(|e| *e) {
+        Ok(Error::Capacity(CapacityError::MessageTooLong { .. })) => (1009, "message too large"),
+        Ok(Error::Capacity(_)) => (1009, "too large"),
+        Ok(Error::Utf8(_)) => (1007, "text that is not UTF-8"),
+        Ok(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => (1001, "reset"),
+        Ok(Error::Protocol(_)) => (1002, "a protocol error"),
+        Ok(_) | Err(_) => (1001, "the connection broke"),
+    }
+}

@@ -1,0 +1,102 @@
+//! The routes, and what every response carries.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::RequestId;
+use crate::session::Core;
+
+use super::health::{self, Health};
+use super::{Credential, Settings, access, upgrade};
+
+/// The header that names a request (conventional).
+const REQUEST_ID: &str = "x-request-id";
+
+/// What every handler shares.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Sessions and jobs.
+    pub core: Arc<Core>,
+    /// Bounds and names.
+    pub settings: Arc<Settings>,
+    /// Who may connect.
+    pub credentials: Arc<Vec<Credential>>,
+    /// Health, as last probed.
+    pub health: Arc<Health>,
+    /// The tasks of all connections.
+    pub tracker: TaskTracker,
+    /// Ends every connection.
+    pub stop: CancellationToken,
+}
+
+impl Gateway {
+    /// The routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v1/ws", get(upgrade::ws))
+            .route("/livez", get(health::livez))
+            .route("/readyz", get(health::readyz))
+            .fallback(no_such_page)
+            .layer(middleware::from_fn_with_state(self.clone(), at_the_door))
+            .with_state(self)
+    }
+}
+
+async fn no_such_page() -> Response {
+    text(StatusCode::NOT_FOUND, "no such page; the gateway speaks at /v1/ws, /livez and /readyz")
+}
+
+/// Names the request, checks `Host` and `Origin`, and logs the outcome once.
+async fn at_the_door(
+    State(gateway): State<Gateway>,
+    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let id = request_id(request.headers());
+    let path = request.uri().path().to_owned();
+    request.extensions_mut().insert(id.clone());
+    let mut response = match access::check(request.headers(), request.uri(), &gateway.settings) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => text(refused.status, &refused.message),
+    };
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    tracing::debug!(request_id = %id, %peer, path, status = response.status().as_u16(), "answered");
+    response
+}
+
+fn request_id(headers: &HeaderMap) -> RequestId {
+    let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).and_then(RequestId::from_client);
+    given.unwrap_or_else(fresh_request_id)
+}
+
+/// A request id made here. Without randomness it is all zeroes: an id is for people to find a line by, and not
+/// worth refusing a request for.
+pub(super) fn fresh_request_id() -> RequestId {
+    let mut bytes = [0; 16];
+    let _ = getrandom::fill(&mut bytes);
+    RequestId::from_bits(u128::from_ne_bytes(bytes))
+}
+
+/// A plain answer.
+pub(super) fn text(status: StatusCode, message: &str) -> Response {
+    let mut response = (status, format!("{message}\n")).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}

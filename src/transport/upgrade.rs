@@ -1,0 +1,87 @@
+//! From an HTTP request to a WebSocket: draining, credential, subprotocol.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::{ConnectInfo, Extension, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+
+use crate::domain::{Origin, RequestId, Transport};
+use crate::session::Caller;
+
+use super::connection::{self, Plane};
+use super::router::{Gateway, text};
+use super::auth;
+
+/// JSON-RPC in text frames, stream data in binary frames.
+const BINARY: &str = "execgate.v1";
+/// Text frames only.
+const JSON: &str = "execgate.v1.json";
+
+/// Read buffer of each socket, bytes: an idle connection keeps it.
+const READ_BUFFER: usize = 8 * 1024;
+/// Frames gathered before they are written, bytes.
+const WRITE_BUFFER: usize = 64 * 1024;
+
+/// `GET /v1/ws`.
+pub(super) async fn ws(
+    State(gateway): State<Gateway>,
+    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(request_id): Extension<RequestId>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    if gateway.core.admitting().is_err() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down; try another, or later");
+    }
+    if query.is_some_and(|q| q.split('&').any(|pair| pair.starts_with("token=") || pair.starts_with("access_token="))) {
+        let message = "a token in the query string ends up in logs; send it as `Authorization: Bearer`";
+        return text(StatusCode::UNAUTHORIZED, message);
+    }
+    let Some(principal) = auth::authenticate(&headers, &gateway.credentials) else {
+        tracing::info!(%request_id, %peer, "no valid credential");
+        let message = "no valid credential; send `Authorization: Bearer TOKEN`";
+        return text(StatusCode::UNAUTHORIZED, message);
+    };
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let Some((upgrade, plane)) = choose(upgrade, &headers) else {
+        let message = format!("none of the offered subprotocols is known; offer {BINARY} or {JSON}, or none");
+        return text(StatusCode::BAD_REQUEST, &message);
+    };
+    let caller = Caller {
+        principal,
+        origin: Origin { address: peer.ip(), transport: Transport::WebSocket },
+    };
+    let limit = gateway.settings.max_message;
+    let frames = gateway.settings.frame + limit;
+    upgrade
+        .max_message_size(limit)
+        .max_frame_size(limit)
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(WRITE_BUFFER + 2 * frames)
+        .on_upgrade(move |socket| connection::run(Arc::new(gateway), caller, plane, socket))
+}
+
+/// The best subprotocol of those offered; `None` when only unknown ones are.
+fn choose(upgrade: WebSocketUpgrade, headers: &HeaderMap) -> Option<(WebSocketUpgrade, Plane)> {
+    let offers: Vec<&str> = headers
+        .get_all("sec-websocket-protocol")
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .filter(|offer| !offer.is_empty())
+        .collect();
+    if offers.is_empty() {
+        return Some((upgrade, Plane::Json));
+    }
+    let best = [(BINARY, Plane::Binary), (JSON, Plane::Json)].into_iter().find(|(name, _)| offers.contains(name));
+    best.map(|(name, plane)| (upgrade.protocols([name]), plane))
+}

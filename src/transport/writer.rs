@@ -1,0 +1,269 @@
+//! The writing half of a socket.
+//!
+//! One task, the only one that writes. Answers and news go first; then every followed job gives one message a round,
+//! until nobody has more; then what was gathered is flushed and the task sleeps until it is woken. It waits for nobody
+//! but the socket, so nobody who sends to it can wait for ever.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use futures_util::stream::SplitSink;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval_at, sleep, timeout};
+
+use crate::domain::{JobId, SessionId};
+use crate::rpc::event;
+use crate::session::{Drain, News};
+
+use super::connection::{Connection, Plane};
+use super::follower::{Follower, text};
+
+/// How long a peer may take to read our goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What the reader hands to the writer.
+#[derive(Debug)]
+pub(super) enum Out {
+    /// An answer.
+    Answer(String),
+    /// An answer, and jobs to follow from then on.
+    Follow(String, Vec<Follower>),
+    /// An answer that must not come before the job's `job.closed`.
+    AfterClosed(JobId, String),
+    /// The last frame.
+    Close(u16, &'static str),
+}
+
+/// The jobs a connection follows, shared by its two halves: the writer gives out messages, the reader applies
+/// acknowledgements. Held for one such step, never across an await; a queue instead would let unread output delay
+/// the acknowledgements that allow it to go on.
+#[derive(Debug, Default)]
+pub(super) struct Followers {
+    inner: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) list: Vec<Follower>,
+    last_channel: u32,
+}
+
+impl Table {
+    /// A channel that was never used on this connection.
+    pub(super) fn fresh_channel(&mut self) -> u32 {
+        self.last_channel = self.last_channel.wrapping_add(1);
+        self.last_channel
+    }
+
+    pub(super) fn find(&mut self, job: JobId) -> Option<&mut Follower> {
+        self.list.iter_mut().find(|f| f.id() == job)
+    }
+
+    pub(super) fn take(&mut self, job: JobId) -> Option<Follower> {
+        let at = self.list.iter().position(|f| f.id() == job)?;
+        Some(self.list.swap_remove(at))
+    }
+}
+
+impl Followers {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The socket is of no more use.
+#[derive(Debug)]
+struct Gone;
+
+pub(super) struct Writer {
+    connection: Arc<Connection>,
+    sink: SplitSink<WebSocket, Message>,
+    queue: mpsc::Receiver<Out>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        sink: SplitSink<WebSocket, Message>,
+        queue: mpsc::Receiver<Out>,
+    ) -> Self {
+        Self { connection, sink, queue }
+    }
+
+    /// Runs until the connection ends. Owned by the connection's task.
+    pub(super) async fn run(mut self) {
+        let every = self.connection.settings.ping_every;
+        let mut ping = interval_at(Instant::now() + every, every);
+        let mut drain = self.connection.core.drain();
+        loop {
+            let Ok(busy) = self.round().await else { return };
+            if busy {
+                tokio::task::consume_budget().await;
+                continue;
+            }
+            if self.flush().await.is_err() {
+                return;
+            }
+            let wake = self.connection.wake.clone();
+            tokio::select! {
+                out = self.queue.recv() => match out {
+                    Some(out) => if self.put_out(out).await.is_err() { return },
+                    None => return,
+                },
+                () = wake.notified() => {}
+                _ = ping.tick() => if self.put(Message::Ping(Bytes::new())).await.is_err() { return },
+                Ok(()) = drain.changed() => {
+                    let state = *drain.borrow_and_update();
+                    if self.announce_drain(state).await.is_err() { return }
+                }
+                () = self.connection.cancel.cancelled() => return,
+            }
+        }
+    }
+
+    /// One round: every answer and all news, then one message of each job. Says whether there may be more.
+    async fn round(&mut self) -> Result<bool, Gone> {
+        let mut busy = false;
+        while let Ok(out) = self.queue.try_recv() {
+            self.put_out(out).await?;
+            busy = true;
+        }
+        for news in self.connection.link.take_news() {
+            self.put_news(news).await?;
+            busy = true;
+        }
+        let mut at = 0;
+        while let Some(message) = self.step(&mut at) {
+            if let Some(message) = message {
+                self.put(message).await?;
+                busy = true;
+            }
+        }
+        Ok(busy)
+    }
+
+    /// The next message of the follower at `at`, which then moves on; `None` past the last.
+    fn step(&self, at: &mut usize) -> Option<Option<Message>> {
+        let mut table = self.connection.followers.lock();
+        let follower = table.list.get_mut(*at)?;
+        let message = follower.next(self.connection.plane, self.connection.settings.frame);
+        if follower.is_done() {
+            table.list.swap_remove(*at);
+        } else {
+            *at += 1;
+        }
+        Some(message)
+    }
+
+    async fn put_out(&mut self, out: Out) -> Result<(), Gone> {
+        match out {
+            Out::Answer(answer) => self.put(text(answer)).await,
+            Out::Follow(answer, followers) => {
+                self.put(text(answer)).await?;
+                self.connection.followers.lock().list.extend(followers);
+                Ok(())
+            }
+            Out::AfterClosed(job, answer) => {
+                let waits = match self.connection.followers.lock().find(job) {
+                    Some(follower) => {
+                        follower.answer_after(answer);
+                        None
+                    }
+                    None => Some(answer),
+                };
+                match waits {
+                    Some(answer) => self.put(text(answer)).await,
+                    None => Ok(()),
+                }
+            }
+            Out::Close(code, reason) => {
+                let frame = CloseFrame { code, reason: reason.into() };
+                // A peer that does not read our goodbye goes without.
+                let _ = timeout(GOODBYE, async {
+                    self.sink.send(Message::Close(Some(frame))).await
+                })
+                .await;
+                Err(Gone)
+            }
+        }
+    }
+
+    async fn put_news(&mut self, news: News) -> Result<(), Gone> {
+        match news {
+            News::Follow(job) => {
+                let follower = self.connection.mute(job);
+                self.connection.followers.lock().list.push(follower);
+                Ok(())
+            }
+            News::Lost(session) => {
+                self.demote(session);
+                self.put(text(event::session_lost(session))).await
+            }
+            News::Closed { session, reason } => self.put(text(event::session_closed(session, reason))).await,
+        }
+    }
+
+    /// The viewers of a lost session go on as observers.
+    fn demote(&self, session: SessionId) {
+        let mut table = self.connection.followers.lock();
+        for follower in table.list.iter_mut().filter(|f| f.job.card.session == session) {
+            follower.viewer.demote();
+            follower.writes = false;
+        }
+    }
+
+    async fn announce_drain(&mut self, state: Drain) -> Result<(), Gone> {
+        match state {
+            Drain::Draining { deadline } => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.put(text(event::draining(left))).await
+            }
+            Drain::Open | Drain::Ending => Ok(()),
+        }
+    }
+
+    /// Hands a message to the socket; waits while its buffers are full.
+    async fn put(&mut self, message: Message) -> Result<(), Gone> {
+        let connection = self.connection.clone();
+        guarded(&connection, self.sink.feed(message)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Gone> {
+        let connection = self.connection.clone();
+        guarded(&connection, self.sink.flush()).await
+    }
+}
+
+/// Waits for a write, but no longer than the peer lives and, when a viewer without a window is stalled, no longer than
+/// its patience. A write that was held up and then went through is a sign of life.
+async fn guarded(
+    connection: &Connection,
+    write: impl Future<Output = Result<(), axum::Error>>,
+) -> Result<(), Gone> {
+    let mut write = std::pin::pin!(write);
+    if let std::task::Poll::Ready(done) = futures_util::poll!(&mut write) {
+        return done.map_err(|_| Gone);
+    }
+    let impatient = connection.followers.lock().list.iter().any(|f| !f.windowed);
+    tokio::select! {
+        done = write => {
+            connection.life.touch();
+            done.map_err(|_| Gone)
+        }
+        () = sleep(connection.settings.stall), if impatient => {
+            tracing::info!(connection = %connection.link.id(), "a viewer without a window stalled: ending the connection");
+            Err(Gone)
+        }
+        () = connection.cancel.cancelled() => Err(Gone),
+    }
+}
+
+impl Connection {
+    /// What the plane calls the connection's subprotocol.
+    pub(super) const fn is_binary(&self) -> bool {
+        matches!(self.plane, Plane::Binary)
+    }
+}
