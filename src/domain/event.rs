@@ -147,6 +147,71 @@ impl GapReason {
     }
 }
 
+/// A signal by its Linux number (signal(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(i32);
+
+/// The standard signals of Linux on the architectures where they are numbered alike (x86, ARM, RISC-V).
+const SIGNALS: [(&str, i32); 31] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+impl Signal {
+    /// Asks to end.
+    pub const TERM: Self = Self(15);
+    /// Ends.
+    pub const KILL: Self = Self(9);
+
+    /// The signal of this name, with or without `SIG`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("SIG").unwrap_or(name);
+        SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| Self(*number))
+    }
+
+    /// Its number.
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+
+    /// The name with `SIG`; a real-time signal by its number, as kill(1) writes it.
+    pub fn name_of(number: i32) -> String {
+        match SIGNALS.iter().find(|(_, known)| *known == number) {
+            Some((name, _)) => format!("SIG{name}"),
+            None => format!("SIG{number}"),
+        }
+    }
+}
+
 /// Whom a signal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalTarget {
