@@ -1,0 +1,157 @@
+//! The future leader: the forked copy of the warden, from its birth in the leaf to exec.
+//!
+//! Before the gate it takes its identity and finds out what it would run; behind the gate it becomes exactly
+//! that. It reports over its gate, a socket that exec closes: what the warden reads there last is either a
+//! failure with its stage, or the end. Nothing here returns to the warden's loop, and nothing is retried.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execveat};
+use rustix::io::FdFlags;
+
+use super::confine::{self, errno};
+use super::link::{self, Received};
+use super::proto::{self, LeaderSays, MAX_MESSAGE, MAX_PLAN, Plan, WireFailure};
+use super::resolve::{self, Opened};
+use super::settings::Identity;
+use super::sys;
+use crate::domain::SpawnStage;
+
+/// What a leader is born with.
+#[derive(Debug)]
+pub(super) struct Orders<'a> {
+    /// The leader's end of its gate; blocking.
+    pub(super) gate: OwnedFd,
+    /// What to find; `None` is this binary itself, open as `own`.
+    pub(super) program: Option<&'a str>,
+    pub(super) own: &'a OwnedFd,
+    pub(super) cwd: Option<&'a str>,
+    pub(super) home: &'a Path,
+    pub(super) identity: Option<&'a Identity>,
+    pub(super) path: &'a [PathBuf],
+    /// Added to the niceness.
+    pub(super) nice: i32,
+    /// Soft and hard limit of open files that the warden was born with.
+    pub(super) descriptors: (u64, u64),
+    pub(super) warden: Pid,
+}
+
+/// What the leader got through the gate: the plan and its standard streams.
+struct Order {
+    plan: Plan,
+    streams: [OwnedFd; 3],
+}
+
+/// Lives the leader's life. Never returns.
+pub(super) fn live(orders: &Orders<'_>) -> ! {
+    let Ok([gate, own]) = sys::keep_only([orders.gate.as_fd(), orders.own.as_fd()]) else {
+        sys::exit_now(126)
+    };
+    let Err(failure) = become_job(orders, &gate, own);
+    if let Some(failure) = failure {
+        report(&gate, &LeaderSays::Failed(failure));
+    }
+    sys::exit_now(127)
+}
+
+/// Why a start ended before exec; `None` when the warden is gone or gave up and nobody is left to be told.
+type Ended = Option<WireFailure>;
+
+/// From birth to exec.
+fn become_job(orders: &Orders<'_>, gate: &OwnedFd, own: OwnedFd) -> Result<Infallible, Ended> {
+    let opened = resolve(orders, own)?;
+    report(gate, &LeaderSays::Facts(Box::new(opened.facts.clone())));
+    let Order { plan, streams } = wait(gate)?;
+    let program = plan.argv.first().map_or("", String::as_str);
+    let at = |stage| move |errno| Some(WireFailure::new(stage, errno, program));
+    confine::fresh_state().map_err(at(SpawnStage::Terminal))?;
+    take_streams(&streams).map_err(at(SpawnStage::Stdio))?;
+    if plan.terminal {
+        rustix::process::ioctl_tiocsctty(std::io::stdin()).map_err(|e| at(SpawnStage::Terminal)(errno(e)))?;
+    }
+    confine::limit(&plan, orders.descriptors, orders.nice).map_err(at(SpawnStage::Limits))?;
+    confine::no_new_privileges().map_err(at(SpawnStage::Confine))?;
+    sys::close_on_exec().map_err(at(SpawnStage::Exec))?;
+    execute(&opened, &plan).map_err(at(SpawnStage::Exec))
+}
+
+/// Takes the identity, enters the working directory and opens the program.
+fn resolve(orders: &Orders<'_>, own: OwnedFd) -> Result<Opened, WireFailure> {
+    if let Some(identity) = orders.identity {
+        confine::take_identity(identity)
+            .map_err(|errno| WireFailure::new(SpawnStage::Identity, errno, &identity.user))?;
+    }
+    confine::die_with(orders.warden)
+        .map_err(|errno| WireFailure::new(SpawnStage::Confine, errno, "parent death signal"))?;
+    let home = orders.home.to_string_lossy();
+    let cwd = resolve::enter(orders.cwd.unwrap_or(&home))?;
+    match orders.program {
+        Some(name) => resolve::program(name, orders.path, cwd),
+        None => resolve::own_binary(own, cwd),
+    }
+}
+
+fn report(gate: &OwnedFd, said: &LeaderSays) {
+    if let Some(bytes) = proto::encode(said, MAX_MESSAGE) {
+        let _ = link::send(gate.as_fd(), &bytes, &[]);
+    }
+}
+
+/// Waits at the gate. The warden kills a leader that waits too long.
+fn wait(gate: &OwnedFd) -> Result<Order, Ended> {
+    let fail = |errno| Some(WireFailure::new(SpawnStage::Gate, errno, "plan"));
+    let received = link::receive(gate.as_fd(), &mut link::scratch()).map_err(|e| fail(errno(e)))?;
+    let fds = match received {
+        Received::Packet(_, fds) => fds,
+        Received::Garbage => return Err(fail(Errno::EPROTO)),
+        Received::End => return Err(None),
+    };
+    let Ok([plan, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
+        return Err(fail(Errno::EPROTO));
+    };
+    let plan = read_plan(&plan).map_err(fail)?;
+    Ok(Order { plan, streams: [stdin, stdout, stderr] })
+}
+
+fn read_plan(memfd: &OwnedFd) -> Result<Plan, Errno> {
+    let size = rustix::fs::fstat(memfd).map_err(errno)?.st_size.unsigned_abs();
+    if size > MAX_PLAN {
+        return Err(Errno::E2BIG);
+    }
+    let mut bytes = vec![0; size as usize];
+    let read = rustix::io::pread(memfd, bytes.as_mut_slice(), 0).map_err(errno)?;
+    bytes.get(..read).and_then(proto::decode).ok_or(Errno::EPROTO)
+}
+
+fn take_streams([stdin, stdout, stderr]: &[OwnedFd; 3]) -> Result<(), Errno> {
+    dup2_stdin(stdin)?;
+    dup2_stdout(stdout)?;
+    dup2_stderr(stderr)
+}
+
+/// Becomes the program that was opened: by its descriptor, or for a script by its interpreter's.
+fn execute(opened: &Opened, plan: &Plan) -> Result<Infallible, Errno> {
+    let mut argv = plan.argv.clone();
+    let target = match (&opened.interpreter, &opened.facts.interpreter) {
+        (Some(interpreter), Some(facts)) => {
+            rustix::io::fcntl_setfd(&opened.program, FdFlags::empty()).map_err(errno)?;
+            let script = resolve::magic(&opened.program);
+            let head = [Some(facts.requested.clone()), facts.argument.clone(), Some(script)];
+            argv.splice(..argv.len().min(1), head.into_iter().flatten());
+            interpreter
+        }
+        _ => &opened.program,
+    };
+    let argv = c_strings(argv)?;
+    let env = c_strings(plan.env.iter().map(|(name, value)| format!("{name}={value}")))?;
+    execveat(target, c"", &argv, &env, AtFlags::AT_EMPTY_PATH)
+}
+
+fn c_strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Errno> {
+    texts.into_iter().map(|text| CString::new(text).map_err(|_| Errno::EINVAL)).collect()
+}

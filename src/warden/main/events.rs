@@ -1,0 +1,247 @@
+//! What happens to jobs: gate, leader, group, deadlines, and the order in which a job ends.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::super::job::{Job, Phase};
+use super::super::leaf::Leaf;
+use super::super::link::{self, Received};
+use super::super::proto::{self, FromWarden, LeaderSays, WireFacts, WireFailure, WireUsage};
+use super::super::walk::{self, Hunt, Seen};
+use super::super::{reap, sys, tree};
+use super::{Process, fault};
+use crate::domain::SpawnStage;
+
+impl Process {
+    /// The leader spoke, or closed its gate by exec or by dying.
+    pub(super) fn on_gate(&mut self, number: u64) {
+        loop {
+            let Some(gate) = self.jobs.get(&number).and_then(|job| job.gate.as_ref()) else { return };
+            match link::receive(gate.as_fd(), &mut self.scratch) {
+                Ok(Received::Packet(bytes, _)) => match proto::decode(&bytes) {
+                    Some(LeaderSays::Facts(facts)) => self.park(number, facts),
+                    Some(LeaderSays::Failed(failure)) => self.fail(number, failure),
+                    None => self.fail(number, WireFailure::new(SpawnStage::Gate, Errno::EPROTO, "leader")),
+                },
+                Err(rustix::io::Errno::AGAIN) => return,
+                Ok(Received::Garbage | Received::End) | Err(_) => return self.gate_closed(number),
+            }
+        }
+    }
+
+    fn park(&mut self, number: u64, facts: Box<WireFacts>) {
+        let gate = Duration::from_millis(self.hello.gate_ms);
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        if job.phase == Phase::Resolving && job.failure.is_none() {
+            job.phase = Phase::Parked;
+            job.deadline = Some(Instant::now() + gate);
+            self.tell(&FromWarden::Prepared { job: number, facts });
+        }
+    }
+
+    fn gate_closed(&mut self, number: u64) {
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        if let Some(gate) = job.gate.take() {
+            let _ = self.epoll.delete(&gate);
+        }
+        if job.failure.is_some() {
+            return;
+        }
+        if job.phase != Phase::Starting || !job.has_executed() {
+            return self.fail(number, WireFailure::new(SpawnStage::Gate, Errno::ECHILD, "leader died"));
+        }
+        match job.leader.pidfd.try_clone() {
+            Err(_) => self.fail(number, WireFailure::new(SpawnStage::Fork, Errno::EMFILE, "pidfd")),
+            Ok(pidfd) => {
+                job.phase = Phase::Running;
+                job.deadline = None;
+                let started = FromWarden::Started { job: number, pid: job.leader.pid.as_raw() };
+                self.tell_with(&started, vec![pidfd]);
+            }
+        }
+    }
+
+    /// The start failed. It is told when nothing is left of it.
+    pub(super) fn fail(&mut self, number: u64, failure: WireFailure) {
+        let patience = self.patience();
+        if let Some(job) = self.jobs.get_mut(&number) {
+            job.deadline = None;
+            job.failure.get_or_insert(failure);
+            tree::kill(job, patience);
+        }
+    }
+
+    /// The leader is a zombie.
+    pub(super) fn on_leader(&mut self, number: u64) {
+        self.on_gate(number);
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        let Some(status) = job.peek_status() else { return };
+        let _ = self.epoll.delete(&job.leader.pidfd);
+        job.status = Some(status);
+        if job.leaf.is_none() {
+            job.look_now();
+        }
+        if job.phase == Phase::Running && job.failure.is_none() {
+            self.tell(&FromWarden::Exited { job: number, status });
+        }
+        self.finish_if_empty(number);
+    }
+
+    /// The group became empty, frozen or thawed.
+    pub(super) fn on_group(&mut self, number: u64) {
+        self.settle_pause(number, Instant::now());
+        self.finish_if_empty(number);
+    }
+
+    fn settle_pause(&mut self, number: u64, now: Instant) {
+        let settled = self.jobs.get_mut(&number).and_then(|job| tree::settled(job, now));
+        if let Some((answer, asks)) = settled {
+            for ask in asks {
+                self.tell(&FromWarden::Answer { ask, answer });
+            }
+        }
+    }
+
+    pub(super) fn on_children(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.reap_again = true;
+        for job in self.jobs.values_mut().filter(|job| job.leaf.is_none() && job.status.is_some()) {
+            job.look_now();
+        }
+    }
+
+    fn finish_if_empty(&mut self, number: u64) {
+        let Some(job) = self.jobs.get(&number) else { return };
+        let empty = job.leaf.as_ref().is_some_and(|leaf| !leaf.state().populated);
+        if empty && job.status.is_some() {
+            self.conclude(number);
+        }
+    }
+
+    /// The tree is empty and the leader a zombie: reap it, remove the leaf, say so.
+    fn conclude(&mut self, number: u64) {
+        let Some(job) = self.jobs.remove(&number) else { return };
+        if let Some(gate) = &job.gate {
+            let _ = self.epoll.delete(gate);
+        }
+        let cpu = job.leaf.as_ref().filter(|_| job.failure.is_none()).and_then(Leaf::cpu);
+        let spent = sys::reap(job.leader.pidfd.as_fd()).ok().flatten();
+        self.leaders.remove(&job.leader.pid.as_raw());
+        let usage = WireUsage {
+            user: cpu.map(|c| c.0).or(spent.map(|s| s.user)),
+            system: cpu.map(|c| c.1).or(spent.map(|s| s.system)),
+            max_rss: spent.map(|s| s.max_rss),
+        };
+        let Job { failure, killed, pause, leaf, .. } = job;
+        if let Some(leaf) = leaf {
+            self.remove_leaf(leaf);
+        }
+        for ask in pause.asks {
+            self.tell(&FromWarden::Answer { ask, answer: proto::Answer::Finished });
+        }
+        self.tell(&match failure {
+            _ if killed.is_some_and(|k| k.told) => FromWarden::Swept { job: number },
+            Some(failure) => FromWarden::Failed { job: number, failure },
+            None => FromWarden::Emptied { job: number, survivors: 0, usage },
+        });
+        self.reap_again |= self.jobs.is_empty();
+    }
+
+    pub(super) fn remove_leaf(&mut self, leaf: Leaf) {
+        let _ = self.epoll.delete(leaf.events());
+        if let Some(root) = &mut self.ground.root
+            && let Err(leaf) = root.remove(leaf)
+        {
+            self.residue.push(leaf);
+        }
+    }
+
+    /// Everything that time, not a descriptor, brings.
+    pub(super) fn tick(&mut self, now: Instant) {
+        for leaf in std::mem::take(&mut self.residue) {
+            self.remove_leaf(leaf);
+        }
+        let due: Vec<u64> =
+            self.jobs.values().filter(|j| j.wake().is_some_and(|at| at <= now)).map(|j| j.number).collect();
+        let leafless = self.ground.root.is_none();
+        let around = if leafless && !due.is_empty() { walk::look_around() } else { Vec::new() };
+        for number in due {
+            self.settle_pause(number, now);
+            self.check_deadline(number, now);
+            self.look(number, now, &around);
+            self.check_overdue(number, now, &around);
+        }
+        self.reap_orphans();
+        self.hunt_strays();
+    }
+
+    fn check_deadline(&mut self, number: u64, now: Instant) {
+        let Some(job) = self.jobs.get(&number).filter(|j| j.deadline.is_some_and(|at| at <= now)) else {
+            return;
+        };
+        let stage = match job.phase {
+            Phase::Resolving | Phase::Parked => SpawnStage::Gate,
+            Phase::Starting | Phase::Running => SpawnStage::Exec,
+        };
+        self.fail(number, WireFailure::new(stage, Errno::ETIMEDOUT, "leader"));
+    }
+
+    /// Looks at a tree that no event tells of.
+    fn look(&mut self, number: u64, now: Instant, around: &[Seen]) {
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        if !job.take_look(now) {
+            return;
+        }
+        if job.leaf.is_some() {
+            return self.finish_if_empty(number);
+        }
+        let members = job.members(around, &self.leaders);
+        if members.is_empty() && job.status.is_some() {
+            return self.conclude(number);
+        }
+        if job.killed.is_some() {
+            job.hunt(&members);
+        }
+    }
+
+    /// A tree that should be dead and is not is told once, and tried on.
+    fn check_overdue(&mut self, number: u64, now: Instant, around: &[Seen]) {
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        let Some(killed) = job.killed.as_mut().filter(|k| !k.told && k.overdue <= now) else { return };
+        killed.told = true;
+        job.look_now();
+        let survivors = tree::survivors(job, || job.members(around, &self.leaders));
+        fault("kill", &format!("{} lives on with {survivors} process(es)", job.name));
+        let told = match job.failure.clone() {
+            Some(failure) => FromWarden::Failed { job: number, failure },
+            None => FromWarden::Emptied { job: number, survivors, usage: WireUsage::default() },
+        };
+        self.tell(&told);
+    }
+
+    /// Reaps orphans; those that live when no job does belong to nobody and are ended.
+    fn reap_orphans(&mut self) {
+        if !std::mem::take(&mut self.reap_again) {
+            return;
+        }
+        let turn = reap::orphans(&self.leaders);
+        self.reap_again = turn.more;
+        if turn.living > 0 && self.jobs.is_empty() && self.strays.is_none() {
+            self.strays = Some(Hunt::default());
+        }
+    }
+
+    fn hunt_strays(&mut self) {
+        let Some(hunt) = &mut self.strays else { return };
+        let own = self.pid.as_raw();
+        let mut living = walk::below(&walk::look_around(), std::iter::once(own));
+        living.retain(|seen| seen.pid != own);
+        if living.is_empty() || !self.jobs.is_empty() {
+            self.strays = None;
+            return;
+        }
+        hunt.step(&living);
+    }
+}

@@ -1,0 +1,192 @@
+//! Acting on a whole tree: kill, signal, pause, resume.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use rustix::process::PidfdFlags;
+
+use super::job::{Job, Killed, Phase};
+use super::leaf::Leaf;
+use super::proto::Answer;
+use super::spawn::errno_of;
+use super::walk::{self, Seen};
+use super::{confine, sys};
+use crate::domain::SignalTarget;
+
+/// Largest signal number.
+const LAST_SIGNAL: i32 = 64;
+
+/// Kills a tree, now and exactly once; repeated calls change nothing. `patience` is how long it may take to die
+/// before it is told to live on.
+pub(super) fn kill(job: &mut Job, patience: Duration) {
+    if job.killed.is_some() {
+        return;
+    }
+    let now = Instant::now();
+    job.killed = Some(Killed { overdue: now + patience, told: false });
+    if job.leaf.as_ref().is_none_or(|leaf| leaf.kill().is_err()) {
+        job.look_now();
+    }
+    if job.phase != Phase::Running || job.leaf.is_some() {
+        let _ = sys::signal_pidfd(job.leader.pidfd.as_fd(), Signal::SIGKILL as i32);
+    }
+}
+
+/// Sends a signal. `members` looks for the members of a tree without a leaf.
+pub(super) fn signal(
+    job: &Job,
+    number: i32,
+    target: SignalTarget,
+    members: impl FnOnce() -> Vec<Seen>,
+) -> Answer {
+    if !(1..=LAST_SIGNAL).contains(&number) {
+        return Answer::Errno(Errno::EINVAL as i32);
+    }
+    if is_over(job) {
+        return Answer::Finished;
+    }
+    let sent = match target {
+        SignalTarget::Leader if job.status.is_some() => return Answer::Finished,
+        SignalTarget::Leader => sys::signal_pidfd(job.leader.pidfd.as_fd(), number),
+        SignalTarget::Group => sys::signal_group(job.leader.pid, number),
+        SignalTarget::Foreground => match foreground(job, members) {
+            Some(group) => sys::signal_group(group, number),
+            None => return Answer::NoForeground,
+        },
+        SignalTarget::Tree => signal_tree(job, number, members),
+    };
+    match sent {
+        Ok(()) => Answer::Done,
+        Err(Errno::ESRCH) => Answer::Finished,
+        Err(errno) => Answer::Errno(errno as i32),
+    }
+}
+
+/// Whether nothing can be signalled any more.
+fn is_over(job: &Job) -> bool {
+    let emptied = job.status.is_some() && job.leaf.as_ref().is_some_and(|leaf| !leaf.state().populated);
+    job.phase != Phase::Running || job.failure.is_some() || emptied
+}
+
+/// The terminal's foreground group, if it is one of this job's: the number of a group that is gone may be a
+/// stranger's by now.
+fn foreground(job: &Job, members: impl FnOnce() -> Vec<Seen>) -> Option<Pid> {
+    let leader = job.leader.pid.as_raw();
+    let group = walk::look(leader)?.foreground;
+    if group <= 1 {
+        return None;
+    }
+    let of_job = |seen: &Seen| seen.group == group && seen.session == leader;
+    let ours = walk::look(group).is_some_and(|seen| of_job(&seen)) || {
+        let seen = match &job.leaf {
+            Some(leaf) => leaf.members().into_iter().filter_map(walk::look).collect(),
+            None => members(),
+        };
+        seen.iter().any(of_job)
+    };
+    ours.then(|| Pid::from_raw(group))
+}
+
+fn signal_tree(job: &Job, number: i32, members: impl FnOnce() -> Vec<Seen>) -> Result<(), Errno> {
+    let Some(leaf) = &job.leaf else {
+        let results: Vec<_> = members().iter().map(|seen| walk::signal(seen, number)).collect();
+        return summary(results);
+    };
+    summary(hold(leaf).iter().map(|pidfd| sys::signal_pidfd(pidfd.as_fd(), number)).collect())
+}
+
+/// One that worked is enough: the others ended in the meantime.
+fn summary(results: Vec<Result<(), Errno>>) -> Result<(), Errno> {
+    let worked = results.iter().any(Result::is_ok);
+    let refused = results.into_iter().filter_map(Result::err).find(|errno| *errno != Errno::ESRCH);
+    match refused {
+        _ if worked => Ok(()),
+        Some(errno) => Err(errno),
+        None => Err(Errno::ESRCH),
+    }
+}
+
+/// The members of a leaf by pidfd: only those that are still listed after they were opened, so that a number
+/// that was reused in between is not taken for a member.
+fn hold(leaf: &Leaf) -> Vec<OwnedFd> {
+    let open = |pid: i32| {
+        let number = rustix::process::Pid::from_raw(pid)?;
+        Some((pid, rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?))
+    };
+    let opened: Vec<_> = leaf.members().into_iter().filter_map(open).collect();
+    let still: std::collections::HashSet<i32> = leaf.members().into_iter().collect();
+    opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect()
+}
+
+/// Asks for a pause or a resume. `None`: the answer comes with the kernel's acknowledgement, see [`settled`].
+pub(super) fn pause(
+    job: &mut Job,
+    ask: u64,
+    wanted: bool,
+    patience: Duration,
+    members: impl FnOnce() -> Vec<Seen>,
+) -> Option<Answer> {
+    if is_over(job) || job.killed.is_some() {
+        return Some(Answer::Finished);
+    }
+    let Some(leaf) = &job.leaf else {
+        let signal = if wanted { Signal::SIGSTOP } else { Signal::SIGCONT };
+        return Some(match signal_tree(job, signal as i32, members) {
+            Ok(()) => paused(wanted, false),
+            Err(Errno::ESRCH) => Answer::Finished,
+            Err(errno) => Answer::Errno(errno as i32),
+        });
+    };
+    if let Err(error) = leaf.freeze(wanted) {
+        return Some(Answer::Errno(errno_of(&error) as i32));
+    }
+    if leaf.state().frozen == wanted {
+        return Some(paused(wanted, true));
+    }
+    job.pause.wanted = wanted;
+    job.pause.asks.push(ask);
+    job.pause.deadline = Some(Instant::now() + patience);
+    None
+}
+
+/// The answer to those who wait for a pause or a resume, once there is one.
+pub(super) fn settled(job: &mut Job, now: Instant) -> Option<(Answer, Vec<u64>)> {
+    if job.pause.asks.is_empty() {
+        return None;
+    }
+    let state = job.leaf.as_ref()?.state();
+    let late = job.pause.deadline.is_some_and(|at| at <= now);
+    let answer = if job.killed.is_some() || (job.status.is_some() && !state.populated) {
+        Answer::Finished
+    } else if state.frozen == job.pause.wanted {
+        paused(job.pause.wanted, true)
+    } else if late {
+        Answer::Errno(Errno::ETIMEDOUT as i32)
+    } else {
+        return None;
+    };
+    job.pause.deadline = None;
+    Some((answer, std::mem::take(&mut job.pause.asks)))
+}
+
+fn paused(wanted: bool, exact: bool) -> Answer {
+    if wanted { Answer::Paused { exact } } else { Answer::Resumed { exact } }
+}
+
+/// How many processes of a tree live.
+pub(super) fn survivors(job: &Job, members: impl FnOnce() -> Vec<Seen>) -> u32 {
+    let living = match &job.leaf {
+        Some(leaf) => leaf.members().len(),
+        None => members().len(),
+    };
+    u32::try_from(living.max(usize::from(job.status.is_none()))).unwrap_or(u32::MAX)
+}
+
+/// Hands a terminal to the job's user: owner, group tty's mode 0620, by descriptor.
+pub(super) fn give_terminal(slave: &OwnedFd, uid: u32) -> Result<(), Errno> {
+    rustix::fs::fchown(slave, Some(rustix::fs::Uid::from_raw(uid)), None).map_err(confine::errno)?;
+    rustix::fs::fchmod(slave, rustix::fs::Mode::from_raw_mode(0o620)).map_err(confine::errno)
+}

@@ -1,0 +1,168 @@
+//! Looking at processes through /proc: the members of a job where there is no leaf to ask, and exact signals.
+//!
+//! Best effort by nature: what is seen may have changed. A signal goes only to the process that was seen, by a
+//! pidfd that is checked against its start time, never to one that took over its number.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::sys;
+
+/// Forked and never executed anything since (PF_FORKNOEXEC of the kernel).
+const NO_EXEC: u64 = 0x40;
+/// Rounds of stopping before killing begins even though new processes keep appearing.
+const MAX_ROUNDS: u32 = 64;
+
+/// A process as /proc/PID/stat showed it (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+    pub(super) session: i32,
+    /// Foreground group of its terminal, -1 without one.
+    pub(super) foreground: i32,
+    /// It has executed a program.
+    pub(super) executed: bool,
+    /// It is a zombie or dead.
+    pub(super) ended: bool,
+    /// Start time, clock ticks since boot.
+    pub(super) started: u64,
+}
+
+/// One process.
+pub(super) fn look(pid: i32) -> Option<Seen> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Every process this one can see.
+pub(super) fn look_around() -> Vec<Seen> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| look(e.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+fn parse(stat: &str) -> Option<Seen> {
+    let (head, tail) = stat.rsplit_once(')')?;
+    let pid = head.split_once(' ')?.0.parse().ok()?;
+    let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<i32>().ok();
+    let flags: u64 = fields.get(6)?.parse().ok()?;
+    Some(Seen {
+        pid,
+        parent: number(1)?,
+        group: number(2)?,
+        session: number(3)?,
+        foreground: number(5)?,
+        executed: flags & NO_EXEC == 0,
+        ended: matches!(*fields.first()?, "Z" | "X" | "x"),
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// The living members of a job without a leaf: descendants of its leader, its session, orphans adopted by
+/// `warden` that carry its mark in their environment, and the descendants of all of these.
+pub(super) fn members(
+    around: &[Seen],
+    leader: i32,
+    name: &str,
+    warden: i32,
+    leaders: &HashSet<i32>,
+) -> Vec<Seen> {
+    let orphaned = |s: &Seen| s.parent == warden && !leaders.contains(&s.pid);
+    let roots = around.iter().filter(|s| {
+        s.pid == leader || s.session == leader || (orphaned(s) && !s.ended && marked(s.pid, name))
+    });
+    below(around, roots.map(|s| s.pid))
+}
+
+/// The living processes among `roots` and their descendants.
+pub(super) fn below(around: &[Seen], roots: impl Iterator<Item = i32>) -> Vec<Seen> {
+    let mut children: HashMap<i32, Vec<&Seen>> = HashMap::new();
+    for seen in around {
+        children.entry(seen.parent).or_default().push(seen);
+    }
+    let mut found: HashSet<i32> = HashSet::new();
+    let mut queue: Vec<i32> = roots.collect();
+    while let Some(pid) = queue.pop() {
+        if found.insert(pid) {
+            queue.extend(children.get(&pid).into_iter().flatten().map(|s| s.pid));
+        }
+    }
+    around.iter().filter(|s| found.contains(&s.pid) && !s.ended).copied().collect()
+}
+
+fn marked(pid: i32, name: &str) -> bool {
+    let mark = format!("EXECGATE_JOB={name}");
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
+}
+
+/// Signals the process that was seen, unless it is gone.
+pub(super) fn signal(seen: &Seen, signal: i32) -> Result<(), Errno> {
+    let pid = Pid::from_raw(seen.pid).ok_or(Errno::ESRCH)?;
+    let opened = rustix::process::pidfd_open(pid, PidfdFlags::empty());
+    let pidfd = opened.map_err(|e| Errno::from_raw(e.raw_os_error()))?;
+    match look(seen.pid) {
+        Some(now) if now.started == seen.started => sys::signal_pidfd(pidfd.as_fd(), signal),
+        Some(_) | None => Err(Errno::ESRCH),
+    }
+}
+
+/// Ends a tree that nothing holds together: stop every member until no new one appears, then kill all.
+#[derive(Debug, Default)]
+pub(super) struct Hunt {
+    stopped: HashSet<(i32, u64)>,
+    rounds: u32,
+    closed_in: bool,
+}
+
+impl Hunt {
+    /// One round over the members seen now; the caller looks anew and calls again until there are none.
+    pub(super) fn step(&mut self, members: &[Seen]) {
+        if !self.closed_in {
+            self.rounds += 1;
+            let mut fresh = false;
+            for seen in members {
+                if self.stopped.insert((seen.pid, seen.started)) {
+                    fresh = true;
+                    let _ = signal(seen, Signal::SIGSTOP as i32);
+                }
+            }
+            self.closed_in = !fresh || self.rounds >= MAX_ROUNDS;
+        }
+        if self.closed_in {
+            for seen in members {
+                let _ = signal(seen, Signal::SIGKILL as i32);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "42 (a) b) S 7 42 42 34816 43 4194304 1 0 0 0 1 2 3 4 20 0 1 0 987654 1 2";
+
+    #[test]
+    fn a_stat_line_is_read_past_any_name() {
+        let seen = parse(STAT).unwrap();
+        assert_eq!((seen.pid, seen.parent, seen.group, seen.session), (42, 7, 42, 42));
+        assert_eq!((seen.foreground, seen.started), (43, 987_654));
+        assert!(seen.executed && !seen.ended);
+        assert_eq!(parse("42 (x"), None);
+    }
+
+    #[test]
+    fn members_are_the_leader_its_session_and_their_descendants() {
+        let seen = |pid, parent, session| Seen { pid, parent, session, ..parse(STAT).unwrap() };
+        let around = [seen(10, 1, 10), seen(11, 10, 10), seen(12, 1, 10), seen(13, 12, 13), seen(14, 1, 14)];
+        let found = members(&around, 10, "j_none", 1, &HashSet::from([10, 14]));
+        assert_eq!(found.iter().map(|s| s.pid).collect::<Vec<_>>(), [10, 11, 12, 13]);
+    }
+}

@@ -1,0 +1,3 @@
+//! Behaviour tests over the real binary.
+
+mod warden_room;
