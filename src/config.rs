@@ -1,1 +1,66 @@
-//! The config room.
+//! Configuration: figment layers, resolved and checked, with the layer each value came from.
+//!
+//! `config/execgate.toml` is compiled in as the lowest layer, so that documented and built-in defaults cannot differ. The
+//! only room that knows figment, and the only one that reads the environment.
+
+mod check;
+mod environment;
+mod layers;
+mod locate;
+mod raw;
+mod show;
+pub mod token;
+mod units;
+
+pub use environment::Environment;
+pub use layers::{Sources, load};
+pub use raw::{
+    AllowEnv, Auto, ForcedTier, IdentityOf, LogFormat, ModeWord, Overflow, PolicyTable, Raw, Require, Sync,
+    TenantTable, TokenTable,
+};
+pub use show::{show, show_json};
+pub use units::{Cap, Size, Time};
+
+use std::path::PathBuf;
+
+/// A configuration that holds together, and where each value of it came from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Raw,
+    figment: figment::Figment,
+}
+
+/// Why a configuration was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigFailure {
+    /// A file that was named is not there or cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel says.
+        error: std::io::Error,
+    },
+    /// A file that somebody else could change.
+    #[error("{} can be changed by others ({why}); make it safe with: {remedy}", path.display())]
+    Unsafe {
+        /// Which file or directory.
+        path: PathBuf,
+        /// Who could.
+        why: &'static str,
+        /// The command to run.
+        remedy: String,
+    },
+    /// A key or value that is wrong.
+    #[error("{place}: {what}")]
+    Wrong {
+        /// File and line, or the layer.
+        place: String,
+        /// What, and what would be right.
+        what: String,
+    },
+    /// Values that do not go together, or are not safe together.
+    #[error("{0}")]
+    Contradiction(String),
+}

@@ -11,6 +11,7 @@ mod members;
 pub mod method;
 mod request;
 mod strict;
+pub mod view;
 
 pub use answer::{batch, error, health, result};
 pub use method::Method;

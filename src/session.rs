@@ -20,11 +20,11 @@ mod explain;
 mod job;
 mod link;
 mod open;
-mod pumps;
 mod registry;
 mod review;
 mod run;
 mod start;
+mod streams;
 mod task;
 
 pub use self::core::{Core, Drain, Rooms};
@@ -61,10 +61,6 @@ pub struct Settings {
     pub identities: BTreeMap<Arc<str>, Identity>,
     /// Ceilings for every job, by tenant; the tenant `*` stands for every other.
     pub job_limits: BTreeMap<Arc<str>, JobLimits>,
-    /// How long new bytes may take to come once the leader is gone.
-    pub drain_idle: Duration,
-    /// The same, in all.
-    pub drain_total: Duration,
     /// From TERM to KILL at shutdown.
     pub kill_grace: Duration,
     /// How long an ended job can still be asked about.
@@ -82,8 +78,8 @@ pub struct Settings {
 /// What a tenant's jobs run as.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The warden's name for it; `None` is the user who started the gateway.
-    pub name: Option<String>,
+    /// Its place among the warden's identities; `None` is the user who started the gateway.
+    pub place: Option<u32>,
     /// What the job sees of it.
     pub home: Home,
 }

@@ -17,10 +17,13 @@ mod connection;
 mod dispatch;
 mod follower;
 mod health;
+mod jobs;
 mod listener;
 mod reader;
 mod router;
+mod sessions;
 mod upgrade;
+mod views;
 mod writer;
 
 pub use auth::{Credential, TokenDigest};

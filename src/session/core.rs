@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -56,14 +56,32 @@ pub struct Core {
     pub registry: Registry,
     /// Every task of this room, so that the server can wait for all of them.
     pub tracker: TaskTracker,
+    /// Tells one start of the server from another.
+    pub epoch: String,
     drain: watch::Sender<Drain>,
+    drain_wanted: Notify,
 }
 
 impl Core {
     /// Puts the rooms together.
-    pub fn new(rooms: Rooms, settings: Settings, tracker: TaskTracker) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] when the kernel gives no randomness.
+    pub fn new(rooms: Rooms, settings: Settings, tracker: TaskTracker) -> Result<Arc<Self>, Failure> {
         let registry = Registry::new(&settings);
-        Arc::new(Self { rooms, settings, registry, tracker, drain: watch::Sender::new(Drain::Open) })
+        let epoch = format!("{:032x}", random_bits()?);
+        let (drain, drain_wanted) = (watch::Sender::new(Drain::Open), Notify::new());
+        Ok(Arc::new(Self { rooms, settings, registry, tracker, epoch, drain, drain_wanted }))
+    }
+
+    /// An admin wants the server drained.
+    pub fn request_drain(&self) {
+        self.drain_wanted.notify_one();
+    }
+
+    /// Completes when an admin wants the server drained.
+    pub async fn drain_requested(&self) {
+        self.drain_wanted.notified().await;
     }
 
     /// Follows the drain.
@@ -104,6 +122,7 @@ pub(super) fn holder(principal: &Principal, session: Option<SessionId>) -> Holde
 /// 128 bits from the kernel for an id.
 pub(super) fn random_bits() -> Result<u128, Failure> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| Failure::Internal(format!("the kernel gave no randomness: {e}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Failure::Internal(format!("the kernel gave no randomness: {e}")))?;
     Ok(u128::from_ne_bytes(bytes))
 }

@@ -34,7 +34,12 @@ pub(super) struct Asked<'a> {
 ///
 /// # Errors
 /// [`Failure::InvalidParams`] naming the variable the client may not set.
-pub(super) fn compose(asked: Asked<'_>, job: JobId, home: &Home, settings: &Settings) -> Result<Command, Failure> {
+pub(super) fn compose(
+    asked: Asked<'_>,
+    job: JobId,
+    home: &Home,
+    settings: &Settings,
+) -> Result<Command, Failure> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), settings.path.clone()),
         ("HOME".to_owned(), home.home.clone()),
@@ -95,7 +100,10 @@ mod tests {
         assert!(permitted("LANG", &patterns).is_ok());
         assert!(permitted("LC_ALL", &patterns).is_ok());
         for name in ["LANGUAGE", "lang", "PATH", "EXECGATE_JOB"] {
-            assert!(matches!(permitted(name, &patterns), Err(Failure::InvalidParams(m)) if m.contains(name)), "{name}");
+            assert!(
+                matches!(permitted(name, &patterns), Err(Failure::InvalidParams(m)) if m.contains(name)),
+                "{name}"
+            );
         }
     }
 

@@ -43,15 +43,17 @@ impl Core {
         };
         let id = JobId::from_bits(random_bits()?);
         let command = environment::compose(asked, id, &identity.home, &self.settings)?;
-        let prepared = start::prepare(self, principal, session.card.id, &command).await?;
+        let prepared = start::prepare(self, principal, session.card.id, id, &command).await?;
         let resolved = facts::resolve(command, prepared.executable().clone(), prepared.cwd().to_owned());
         drop(prepared);
-        let case = Case { core: self, caller, session: session.card.id, decision: review::decision_id()? };
+        let case =
+            Case { core: self, caller, session: session.card.id, job: id, decision: review::decision_id()? };
         let ballots = case.ballots(&resolved).await;
-        let outcome = verdict::fold_command(case.decision, resolved.clone(), &ballots).map(|folded| match folded {
-            Folded::Cleared(cleared) => Some(cleared.terms().clone()),
-            Folded::Changed(_) => None,
-        });
+        let outcome =
+            verdict::fold_command(case.decision, resolved.clone(), &ballots).map(|folded| match folded {
+                Folded::Cleared(cleared) => Some(cleared.terms().clone()),
+                Folded::Changed(_) => None,
+            });
         Ok(Explanation { resolved, ballots, outcome })
     }
 }

@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::{
-    DecisionId, EndReason, ExitStatus, Failure, JobId, Principal, SessionId, SignalTarget, TerminalSize, Usage,
+    DecisionId, EndReason, ExitStatus, Failure, JobId, Principal, SessionId, SignalTarget, TerminalSize,
+    Usage,
 };
 use crate::stream::{Output, Stdin};
 use crate::warden::{self, Running, SignalFailure};
@@ -203,7 +204,7 @@ impl Job {
     /// [`Failure::Finished`] when the leader is gone.
     pub async fn pause(&self) -> Result<Pause, Failure> {
         self.alive()?;
-        let warden::Paused { exact } = self.running.pause().await.map_err(|e| signal_failure(&e))?;
+        let warden::Paused { exact, .. } = self.running.pause().await.map_err(|e| signal_failure(&e))?;
         let pause = Pause { exact };
         self.set(|state| state.paused = Some(pause));
         Ok(pause)
@@ -215,7 +216,7 @@ impl Job {
     /// [`Failure::Finished`] when the leader is gone.
     pub async fn resume(&self) -> Result<Pause, Failure> {
         self.alive()?;
-        let warden::Paused { exact } = self.running.resume().await.map_err(|e| signal_failure(&e))?;
+        let warden::Paused { exact, .. } = self.running.resume().await.map_err(|e| signal_failure(&e))?;
         self.set(|state| state.paused = None);
         Ok(Pause { exact })
     }
@@ -252,6 +253,6 @@ fn signal_failure(failure: &SignalFailure) -> Failure {
         SignalFailure::NoForeground => {
             Failure::InvalidParams("target: the job has no terminal with a foreground group".to_owned())
         }
-        other => Failure::Internal(other.to_string()),
+        SignalFailure::Errno(_) | SignalFailure::Gone => Failure::Internal(format!("signal: {failure}")),
     }
 }

@@ -71,6 +71,11 @@ impl Link {
         }
     }
 
+    /// Whether the connection owns the session.
+    pub fn owns(&self, session: SessionId) -> bool {
+        self.desk().owned.iter().any(|s| s.card.id == session)
+    }
+
     /// Notes that the connection owns the session; false when the connection is gone.
     #[must_use]
     pub(super) fn own(&self, session: Arc<Session>) -> bool {
@@ -85,7 +90,9 @@ impl Link {
     pub(super) fn tell(&self, news: News) {
         let mut desk = self.desk();
         match &news {
-            News::Lost(session) | News::Closed { session, .. } => desk.owned.retain(|s| s.card.id != *session),
+            News::Lost(session) | News::Closed { session, .. } => {
+                desk.owned.retain(|s| s.card.id != *session)
+            }
             News::Follow(_) => {}
         }
         if !desk.closed {

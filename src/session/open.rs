@@ -6,16 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::domain::{
-    Claim, Counted, Failure, Origin, Principal, Scope, SessionGrant, SessionId,
-};
+use crate::domain::{Claim, Counted, Failure, Scope, SessionGrant, SessionId};
 use crate::policy;
 use crate::verdict::{self, Cleared};
 
 use super::core::{holder, random_bits};
 use super::review::{self, Caller};
 use super::task::{self, Card};
-use super::{Core, Link, Session, SessionState};
+use super::{Core, Link, Session};
 
 /// What a client asks of a new session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,7 +88,9 @@ impl Core {
             {
                 return match *earlier == request {
                     true => Ok(cell.clone()),
-                    false => Err(Failure::Conflict(format!("key {:?} was used with other parameters", key.2))),
+                    false => {
+                        Err(Failure::Conflict(format!("key {:?} was used with other parameters", key.2)))
+                    }
                 };
             }
             let cell = self.begin_open(caller, request.clone(), link);
@@ -127,11 +127,13 @@ async fn open(
     let cleared = admit(core, caller, id, &request).await?;
     slot.tighten(&cleared.terms().claims)?;
     let grant = cleared.value().clone();
+    let for_jobs = cleared.terms().claims.iter().filter(|claim| claim.what == Counted::Jobs);
     let card = Card {
         id,
         owner: caller.principal.clone(),
         origin: caller.origin.clone(),
         labels: request.labels,
+        job_claims: for_jobs.cloned().collect(),
         detach: granted_detach(request.detach, &grant)?,
         grant,
         opened_at: SystemTime::now(),
@@ -162,7 +164,7 @@ async fn admit(
     let ballots = core.rooms.policies.admit(asked).await;
     let decision = review::decision_id()?;
     let folded = verdict::fold_session(decision, &ballots);
-    review::record_session(core, caller, decision, &ballots, folded.as_ref().err())?;
+    review::record_session(core, caller, id, decision, &ballots, folded.as_ref().err())?;
     Ok(folded?)
 }
 
@@ -177,12 +179,5 @@ fn granted_detach(
             Err(Failure::LimitExceeded { limit: "detach_ttl_ms of the session".to_owned(), value: 0 })
         }
         (Some(ttl), Some(most)) => Ok(Some(ttl.map_or(most, |ttl| ttl.min(most)))),
-    }
-}
-
-impl SessionState {
-    /// Whether jobs may still be started.
-    pub fn is_open(&self) -> bool {
-        self.closing.is_none()
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::domain::{Failure, JobId, Principal, SessionId};
@@ -28,6 +29,8 @@ pub struct Registry {
     // One lock, held for one table operation: the tables must agree with each other, and a task would put a
     // queue before every look-up.
     tables: Mutex<Tables>,
+    /// Notified when a job or session ends.
+    ended: Notify,
     keep: Duration,
     max_ended: usize,
     max_ended_per_session: usize,
@@ -52,6 +55,7 @@ impl Registry {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             tables: Mutex::default(),
+            ended: Notify::new(),
             keep: settings.keep_ended,
             max_ended: settings.max_ended,
             max_ended_per_session: settings.max_ended_per_session,
@@ -79,13 +83,19 @@ impl Registry {
     /// Every session the caller may see.
     pub fn sessions(&self, caller: &Principal) -> Vec<Arc<Session>> {
         let tables = self.tables();
-        tables.sessions.values().filter(|s| reaches(caller, &s.card.owner, Reach::Administer)).cloned().collect()
+        tables
+            .sessions
+            .values()
+            .filter(|s| reaches(caller, &s.card.owner, Reach::Administer))
+            .cloned()
+            .collect()
     }
 
     /// Every job the caller may see, ended ones included, oldest first.
     pub fn jobs(&self, caller: &Principal, session: Option<SessionId>) -> Vec<Arc<Job>> {
         let wanted = |job: &Job| {
-            reaches(caller, &job.card.owner, Reach::Administer) && session.is_none_or(|id| id == job.card.session)
+            reaches(caller, &job.card.owner, Reach::Administer)
+                && session.is_none_or(|id| id == job.card.session)
         };
         let mut jobs: Vec<_> = self.tables().jobs.values().filter(|j| wanted(j)).cloned().collect();
         jobs.sort_by_key(|job| job.card.started_at);
@@ -96,6 +106,28 @@ impl Registry {
     pub fn alive(&self) -> (usize, usize) {
         let tables = self.tables();
         (tables.sessions.len(), tables.jobs.len().saturating_sub(tables.ended.len()))
+    }
+
+    /// Completes when no job is alive.
+    pub async fn no_job(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.running().is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Completes when no session is left.
+    pub async fn no_session(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.every_session().is_empty() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Every job alive, for the shutdown.
@@ -116,6 +148,8 @@ impl Registry {
         let mut tables = self.tables();
         tables.sessions.remove(&id);
         tables.open_keys.forget(id);
+        drop(tables);
+        self.ended.notify_waiters();
     }
 
     pub(super) fn add_job(&self, job: Arc<Job>) {
@@ -134,6 +168,8 @@ impl Registry {
             tables.forget_oldest(|_| true);
         }
         tables.forget_before(self.keep);
+        drop(tables);
+        self.ended.notify_waiters();
     }
 
     /// Forgets ended jobs over age. Called every few seconds by the server.

@@ -1,16 +1,21 @@
 //! Asking policy: the charge, the two rounds of review, and the line in the decision log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::domain::{DecisionId, Failure, Origin, Principal, Resolved, SessionId};
+use crate::audit::{Entry, Said};
+use crate::domain::{DecisionId, Failure, JobId, Origin, Principal, Resolved, SessionId};
 use crate::facts;
 use crate::policy::{self, CommandRequest};
-use crate::verdict::{self, Ballot, Cleared, Folded, Permission};
+use crate::verdict::{self, Admission, Ballot, Cleared, Folded, Permission, Refusal};
 use crate::warden::Prepared;
 
 use super::Core;
 use super::core::random_bits;
 use super::start;
+
+/// When to come back to a decision log that is full: it is emptied in far less.
+const AUDIT_RETRY: Duration = Duration::from_secs(1);
 
 /// Who asks, and from where.
 #[derive(Debug, Clone)]
@@ -44,7 +49,10 @@ pub(super) async fn charge(
         program: program.map(str::to_owned),
     };
     let charges = core.rooms.policies.charges(Arc::new(call), decision).await?;
-    core.rooms.limiter.take(&caller.principal.tenant, &charges).map_err(|refusal| refusal.into_failure(decision))
+    core.rooms
+        .limiter
+        .take(&caller.principal.tenant, &charges)
+        .map_err(|refusal| refusal.into_failure(decision))
 }
 
 /// What a command is reviewed for.
@@ -53,6 +61,7 @@ pub(super) struct Case<'a> {
     pub(super) core: &'a Core,
     pub(super) caller: &'a Caller,
     pub(super) session: SessionId,
+    pub(super) job: JobId,
     pub(super) decision: DecisionId,
 }
 
@@ -75,7 +84,9 @@ impl Case<'_> {
             Folded::Changed(changed) => changed,
         };
         drop(prepared);
-        let again = start::prepare(self.core, &self.caller.principal, self.session, changed.command()).await?;
+        let again =
+            start::prepare(self.core, &self.caller.principal, self.session, self.job, changed.command())
+                .await?;
         let resolved =
             facts::resolve(changed.command().clone(), again.executable().clone(), again.cwd().to_owned());
         let second = self.ballots(&resolved).await;
@@ -94,4 +105,69 @@ impl Case<'_> {
         };
         self.core.rooms.policies.review(Arc::new(request)).await
     }
+}
+
+impl Case<'_> {
+    fn record(
+        &self,
+        resolved: &Resolved,
+        ballots: &[Ballot<Permission>],
+        refusal: Option<&Refusal>,
+    ) -> Result<(), Failure> {
+        let said = ballots.iter().map(|b| Said::of(b, |permission| &permission.rules)).collect();
+        record(
+            self.core,
+            self.caller,
+            Entry {
+                decision: self.decision,
+                hook: "command",
+                generation: self.core.rooms.policies.generation(),
+                principal: self.caller.principal.clone(),
+                address: self.caller.origin.address,
+                session: self.session,
+                command: Some(resolved.clone()),
+                said,
+                refusal: refusal.cloned(),
+            },
+        )
+    }
+}
+
+/// Records a decision about a session.
+pub(super) fn record_session(
+    core: &Core,
+    caller: &Caller,
+    session: SessionId,
+    decision: DecisionId,
+    ballots: &[Ballot<Admission>],
+    refusal: Option<&Refusal>,
+) -> Result<(), Failure> {
+    record(
+        core,
+        caller,
+        Entry {
+            decision,
+            hook: "session",
+            generation: core.rooms.policies.generation(),
+            principal: caller.principal.clone(),
+            address: caller.origin.address,
+            session,
+            command: None,
+            said: ballots.iter().map(|b| Said::of(b, |admission| &admission.rules)).collect(),
+            refusal: refusal.cloned(),
+        },
+    )
+}
+
+/// # Errors
+/// [`Failure::Unavailable`]: what cannot be recorded is not done.
+fn record(core: &Core, caller: &Caller, entry: Entry) -> Result<(), Failure> {
+    let tenant = &caller.principal.tenant;
+    for said in entry.broken() {
+        tracing::error!(decision = %entry.decision, %tenant, policy = said, "a policy broke");
+    }
+    core.rooms
+        .audit
+        .record(entry)
+        .map_err(|refused| Failure::Unavailable { what: refused.to_string(), retry_after: AUDIT_RETRY })
 }

@@ -11,12 +11,18 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::domain::{EndReason, ExitStatus, JobLimits, SignalTarget};
 use crate::quota::Slot;
+use crate::stream::Pumps;
 
-use super::pumps::Pumps;
 use super::{Closed, Core, Ending, Exited, Job};
 
 /// Watches over a started job until its tree is empty. Returns the processes the kernel would not give up.
-pub(super) async fn run(core: &Arc<Core>, job: Arc<Job>, mut pumps: Pumps, slot: Slot, limits: &JobLimits) -> u32 {
+pub(super) async fn run(
+    core: &Arc<Core>,
+    job: Arc<Job>,
+    mut pumps: Pumps,
+    slot: Slot,
+    limits: &JobLimits,
+) -> u32 {
     let mut guard = Guard { core: core.clone(), job: job.clone(), over: false };
     let mut watch = Watch::new(&job, limits);
     let status = watch.until_exited(&mut pumps).await;
@@ -29,6 +35,9 @@ pub(super) async fn run(core: &Arc<Core>, job: Arc<Job>, mut pumps: Pumps, slot:
     job.running.kill();
     let emptied = job.running.emptied().await;
     drop(slot);
+    if let Some(stdin) = &job.stdin {
+        stdin.close();
+    }
     pumps.read_to_end();
     let closed = Closed {
         survivors: emptied.survivors,

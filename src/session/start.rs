@@ -12,21 +12,21 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::{
-    Claim, Command, Counted, EndReason, Failure, JobId, JobLimits, Principal, Resolved, Scope, SessionId,
-    SpawnStage, Terminal,
+    Claim, Command, Counted, Failure, JobId, JobLimits, Principal, Resolved, Scope, SessionId, SpawnStage,
+    Terminal,
 };
 use crate::facts;
 use crate::quota::Slot;
-use crate::stream::{Output, Overflow};
+use crate::stream::{Overflow, Pumps};
 use crate::verdict::Cleared;
-use crate::warden::{Prepare, Prepared, SpawnFailure, Stdio};
+use crate::warden::{Prepare, Prepared, SpawnFailure};
 
 use super::core::{holder, random_bits};
 use super::environment::{self, Asked};
 use super::job::Card as JobCard;
 use super::review::{self, Caller, Case};
-use super::pumps::Pumps;
 use super::run;
+use super::streams::{self, Keeping};
 use super::task::Card;
 use super::{Core, Ending, Job, JobState, SessionState};
 
@@ -145,12 +145,13 @@ impl Start<'_> {
         review::charge(self.core, self.caller, "job.start", program).await?;
         let id = JobId::from_bits(random_bits()?);
         let command = self.command(id)?;
-        let prepared = prepare(self.core, &self.caller.principal, self.session.id, &command).await?;
+        let prepared = prepare(self.core, &self.caller.principal, self.session.id, id, &command).await?;
         let resolved = facts::resolve(command, prepared.executable().clone(), prepared.cwd().to_owned());
         let case = Case {
             core: self.core,
             caller: self.caller,
             session: self.session.id,
+            job: id,
             decision: review::decision_id()?,
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
@@ -161,6 +162,7 @@ impl Start<'_> {
     fn slot(&self) -> Result<Slot, Failure> {
         let most = |scope, max| Claim { scope, what: Counted::Jobs, max };
         let mut claims = vec![most(Scope::Server, self.core.settings.max_jobs)];
+        claims.extend(self.session.job_claims.iter().cloned());
         claims.extend(self.session.grant.max_jobs.map(|max| most(Scope::Session, max)));
         let holder = holder(&self.caller.principal, Some(self.session.id));
         Ok(self.core.rooms.slots.claim(&holder, Counted::Jobs, &claims)?)
@@ -187,17 +189,14 @@ impl Start<'_> {
     async fn release(&self, ready: Ready) -> Result<Released, Failure> {
         let Ready { id, cleared, prepared, slot } = ready;
         let limits = self.limits(&cleared);
-        let (inner, outer) = match &cleared.value().command.terminal {
-            Some(terminal) => Stdio::pty(terminal.size),
-            None => Stdio::pipes(self.request.stdin == StdinMode::Pipe),
-        }
-        .map_err(|errno| spawn_failed(SpawnStage::Stdio, errno, "standard streams"))?;
-        let released = prepared.release(&cleared, inner, &limits).await;
-        let running = self.told_breaker(released)?;
-        let settings = &self.core.settings.streams;
-        let streams = outer.streams();
-        let output = Output::new(&streams, self.request.overflow, self.request.ring, settings);
-        let (pumps, stdin, master) = Pumps::start(outer, &output, &limits, settings)?;
+        let size = cleared.value().command.terminal.as_ref().map(|t| t.size);
+        let stdio = |error: std::io::Error| spawn_failed(SpawnStage::Stdio, &error, "standard streams");
+        let (inner, ours) = streams::make(size, self.request.stdin == StdinMode::Pipe).map_err(stdio)?;
+        let running = self.told_breaker(prepared.release(&cleared, inner, &limits).await)?;
+        let keeping =
+            Keeping { overflow: self.request.overflow, ring: self.request.ring, limit: limits.output };
+        let streams =
+            streams::start(ours, keeping, &self.core.settings.streams, &self.core.tracker).map_err(stdio)?;
         let command = &cleared.value().command;
         let card = JobCard {
             id,
@@ -205,7 +204,7 @@ impl Start<'_> {
             owner: self.caller.principal.clone(),
             argv: command.argv.clone(),
             labels: self.request.labels.clone(),
-            pid: running.pid(),
+            pid: running.pid().unsigned_abs(),
             started_at: SystemTime::now(),
             decision: cleared.terms().decision,
             terminal: command.terminal.is_some(),
@@ -213,15 +212,15 @@ impl Start<'_> {
         tracing::info!(job = %id, session = %card.session, tenant = %card.owner.tenant, decision = %card.decision, pid = card.pid, "job started");
         let job = Job {
             card,
-            output,
-            stdin,
+            output: streams.output,
+            stdin: streams.stdin,
             running,
-            master,
+            master: streams.terminal,
             state: watch::Sender::new(JobState::default()),
             ending: watch::Sender::new(None),
             since: Instant::now(),
         };
-        Ok(Released { job: Arc::new(job), pumps, slot, limits })
+        Ok(Released { job: Arc::new(job), pumps: streams.pumps, slot, limits })
     }
 
     /// Tells the breaker how a start went, as far as it was ours to get right.
@@ -238,27 +237,33 @@ pub(super) async fn prepare(
     core: &Core,
     principal: &Principal,
     session: SessionId,
+    job: JobId,
     command: &Command,
 ) -> Result<Prepared, Failure> {
     let identity = core.settings.identity(principal).ok_or_else(no_identity)?;
     let asked = Prepare {
-        tenant: principal.tenant.clone(),
+        job,
+        tenant: principal.tenant.to_string(),
         session,
         program: command.program().to_owned(),
         cwd: command.cwd.clone(),
-        identity: identity.name.clone(),
+        identity: identity.place,
     };
     told_breaker(core, principal, core.rooms.warden.prepare(asked).await)
 }
 
-fn told_breaker<T>(core: &Core, principal: &Principal, result: Result<T, SpawnFailure>) -> Result<T, Failure> {
+fn told_breaker<T>(
+    core: &Core,
+    principal: &Principal,
+    result: Result<T, SpawnFailure>,
+) -> Result<T, Failure> {
     match result {
         Ok(value) => {
             core.rooms.breaker.success();
             Ok(value)
         }
         Err(failure) => {
-            if is_ours(&failure) {
+            if !failure.is_of_the_request() {
                 core.rooms.breaker.failure(Some(&principal.tenant));
                 tracing::error!(tenant = %principal.tenant, %failure, "spawning failed");
             }
@@ -267,23 +272,8 @@ fn told_breaker<T>(core: &Core, principal: &Principal, result: Result<T, SpawnFa
     }
 }
 
-/// A client's typing error must never open the breaker: what it named is its own.
-fn is_ours(failure: &SpawnFailure) -> bool {
-    match failure.stage {
-        SpawnStage::Exec | SpawnStage::Chdir => false,
-        SpawnStage::Leaf
-        | SpawnStage::Fork
-        | SpawnStage::Identity
-        | SpawnStage::Terminal
-        | SpawnStage::Stdio
-        | SpawnStage::Limits
-        | SpawnStage::Confine
-        | SpawnStage::Gate => true,
-    }
-}
-
-fn spawn_failed(stage: SpawnStage, errno: nix::errno::Errno, subject: &str) -> Failure {
-    Failure::SpawnFailed { stage, errno: errno as i32, subject: subject.to_owned() }
+fn spawn_failed(stage: SpawnStage, error: &std::io::Error, subject: &str) -> Failure {
+    Failure::SpawnFailed { stage, errno: error.raw_os_error().unwrap_or(0), subject: subject.to_owned() }
 }
 
 fn no_identity() -> Failure {
@@ -293,4 +283,3 @@ fn no_identity() -> Failure {
         subject: "the operator gave this tenant no identity to run jobs as".to_owned(),
     }
 }
-

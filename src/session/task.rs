@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::domain::{DecisionId, EndReason, Failure, Principal, SessionGrant, SessionId};
+use crate::domain::{Claim, DecisionId, EndReason, Failure, Principal, SessionGrant, SessionId};
 use crate::quota::Slot;
 
 use super::start::{self, JobRequest, StartCell};
@@ -34,6 +34,8 @@ pub struct Card {
     pub labels: BTreeMap<String, String>,
     /// What it may do.
     pub grant: SessionGrant,
+    /// What policy claimed for every job of it.
+    pub job_claims: Vec<Claim>,
     /// How long it lives on without a connection; `None` ends it with its connection.
     pub detach: Option<Duration>,
     /// When it was opened.
@@ -51,6 +53,13 @@ pub struct SessionState {
     pub closing: Option<EndReason>,
     /// Jobs whose tree is not empty.
     pub jobs: u32,
+}
+
+impl SessionState {
+    /// Whether jobs may still be started.
+    pub const fn is_open(&self) -> bool {
+        self.closing.is_none()
+    }
 }
 
 /// A session as others hold it.
@@ -225,7 +234,9 @@ impl Task {
             return Err(Failure::NotFound("session"));
         }
         if !self.is_owner(link) {
-            return Err(Failure::Conflict("another connection owns the session; take it over first".to_owned()));
+            return Err(Failure::Conflict(
+                "another connection owns the session; take it over first".to_owned(),
+            ));
         }
         let Some(key) = request.key.clone() else { return Ok(self.begin(request)) };
         let digest = request.digest();
@@ -270,7 +281,9 @@ impl Task {
             Tenure::Attached(owner) if owner.id() == link.id() => return Ok(self.attached()),
             Tenure::Attached(owner) if takeover => owner.tell(News::Lost(self.card.id)),
             Tenure::Attached(_) => {
-                return Err(Failure::Conflict("another connection owns the session; say `takeover` to take it".to_owned()));
+                return Err(Failure::Conflict(
+                    "another connection owns the session; say `takeover` to take it".to_owned(),
+                ));
             }
             Tenure::Detached { .. } => {}
         }
@@ -298,7 +311,12 @@ impl Task {
         self.publish();
     }
 
-    fn close(&mut self, reason: EndReason, word: &'static str, reply: Option<oneshot::Sender<SessionClosed>>) {
+    fn close(
+        &mut self,
+        reason: EndReason,
+        word: &'static str,
+        reply: Option<oneshot::Sender<SessionClosed>>,
+    ) {
         let alive = self.alive();
         let closing = self.closing.get_or_insert(Closing { reason, word, ended: alive, replies: Vec::new() });
         closing.replies.extend(reply);
@@ -372,7 +390,8 @@ impl Task {
 
     fn publish(&self) {
         let attached = matches!(self.tenure, Tenure::Attached(_));
-        let state = SessionState { attached, closing: self.closing.as_ref().map(|c| c.reason), jobs: self.alive() };
+        let state =
+            SessionState { attached, closing: self.closing.as_ref().map(|c| c.reason), jobs: self.alive() };
         self.state.send_if_modified(|current| std::mem::replace(current, state) != state);
     }
 }

@@ -120,6 +120,11 @@ impl Viewer {
         self.tell_needs();
     }
 
+    /// Whether it gets no bytes.
+    pub const fn is_muted(&self) -> bool {
+        self.muted
+    }
+
     /// Whether this is the write viewer.
     pub fn is_writer(&self) -> bool {
         self.output.shared().writer.is_some_and(|(id, _)| id == self.id)

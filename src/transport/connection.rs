@@ -1,7 +1,7 @@
 //! One WebSocket: its two halves, what they share, and how it ends.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
@@ -46,7 +46,12 @@ pub(super) struct Connection {
     pub(super) life: Life,
     /// Ends both halves.
     pub(super) cancel: CancellationToken,
+    /// What a half ended the connection for.
+    failed: OnceLock<Close>,
 }
+
+/// The code and reason a connection closes with (RFC 6455 section 7.4).
+pub(super) type Close = (u16, &'static str);
 
 /// When the peer last showed that it lives.
 #[derive(Debug)]
@@ -74,6 +79,18 @@ impl Life {
 }
 
 impl Connection {
+    /// Ends the connection for this; the first reason stands.
+    pub(super) fn fail(&self, close: Close) {
+        // A second reason changes nothing.
+        let _ = self.failed.set(close);
+        self.cancel.cancel();
+    }
+
+    /// What the connection was ended for.
+    pub(super) fn failure(&self) -> Close {
+        self.failed.get().copied().unwrap_or((1011, "the connection broke"))
+    }
+
     /// A follower that hears of the job's state and end, and gets none of its output.
     pub(super) fn mute(&self, job: Arc<Job>) -> Follower {
         let viewer = job.output.mute(self.wake.clone());
@@ -101,6 +118,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, caller: Caller, plane: Plane, soc
         default_session: OnceCell::new(),
         life: Life::new(),
         cancel: CancellationToken::new(),
+        failed: OnceLock::new(),
     });
     let principal = &connection.caller.principal;
     tracing::info!(connection = %id, tenant = %principal.tenant, subject = %principal.subject, ?plane, "connected");
@@ -115,7 +133,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, caller: Caller, plane: Plane, soc
             cancel.cancel();
         }
     });
-    let (code, reason) = Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone()).run().await;
+    let (code, reason) =
+        Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone()).run().await;
 
     connection.link.close().await;
     let goodbye = async {

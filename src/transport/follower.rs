@@ -28,6 +28,8 @@ pub(super) struct Follower {
     pub(super) windowed: bool,
     told: Told,
     text: [Utf8Splitter; 2],
+    /// Comes right after the message before it.
+    waiting: Option<Message>,
     /// Answers that must not come before `job.closed`.
     after: Vec<String>,
 }
@@ -42,7 +44,17 @@ struct Told {
 
 impl Follower {
     pub(super) fn new(job: Arc<Job>, channel: u32, viewer: Viewer, writes: bool, windowed: bool) -> Self {
-        Self { job, channel, viewer, writes, windowed, told: Told::default(), text: Default::default(), after: Vec::new() }
+        Self {
+            job,
+            channel,
+            viewer,
+            writes,
+            windowed,
+            told: Told::default(),
+            text: Default::default(),
+            waiting: None,
+            after: Vec::new(),
+        }
     }
 
     pub(super) fn id(&self) -> JobId {
@@ -64,7 +76,10 @@ impl Follower {
         if self.told.closed {
             return self.after.pop().map(text);
         }
-        self.state_change().or_else(|| self.credit(plane)).or_else(|| self.output(plane, most)).or_else(|| self.closed())
+        self.state_change()
+            .or_else(|| self.credit(plane))
+            .or_else(|| self.output(plane, most))
+            .or_else(|| self.closed())
     }
 
     fn state_change(&mut self) -> Option<Message> {
@@ -83,48 +98,61 @@ impl Follower {
         let credit = stdin.credit_if_changed(&mut self.told.stdin)?;
         Some(match plane {
             Plane::Json => text(event::stdin_credit(self.id(), credit.offset, credit.free)),
-            Plane::Binary => binary(frame::ack(self.channel, credit.offset, credit.free)),
+            Plane::Binary => binary(frame::stdin_credit(self.channel, credit.offset, credit.free)),
         })
     }
 
     fn output(&mut self, plane: Plane, most: usize) -> Option<Message> {
-        loop {
-            let message = match plane {
-                Plane::Binary => self.output_frame(most)?,
-                Plane::Json => self.output_text(most)?,
-            };
-            if let Some(message) = message {
-                return Some(message);
-            }
+        if let Some(waiting) = self.waiting.take() {
+            return Some(waiting);
+        }
+        match plane {
+            Plane::Binary => self.output_frame(most),
+            Plane::Json => self.output_text(most),
         }
     }
 
-    fn output_frame(&mut self, most: usize) -> Option<Option<Message>> {
+    fn output_frame(&mut self, most: usize) -> Option<Message> {
         let mut buffer = BytesMut::with_capacity(frame::HEADER + most.min(self.viewer.ready_hint()));
         buffer.resize(frame::HEADER, 0);
-        let message = match self.viewer.next(most, &mut buffer)? {
-            Item::Data { stream, offset, .. } => {
-                frame::write_output_header(&mut buffer, stream, self.channel, offset, false);
-                Message::Binary(buffer.freeze())
-            }
-            Item::Gap { stream, from, to, reason } => binary(frame::gap(self.channel, stream, from, to, reason)),
-            Item::Eof { stream, offset } => text(event::eof(self.id(), stream, offset)),
-        };
-        Some(Some(message))
-    }
-
-    /// The inner `None`: all of it was held back as the beginning of a character.
-    fn output_text(&mut self, most: usize) -> Option<Option<Message>> {
-        let mut buffer = BytesMut::with_capacity(most.min(self.viewer.ready_hint()));
-        let id = self.id();
         Some(match self.viewer.next(most, &mut buffer)? {
             Item::Data { stream, offset, .. } => {
-                let pieces = self.splitter(stream).push(offset, &buffer);
-                pieces.map(|piece| text(output(id, stream, piece)))
+                let header = frame::output_header(self.channel, stream, offset);
+                if let Some(head) = buffer.first_chunk_mut() {
+                    *head = header;
+                }
+                Message::Binary(buffer.freeze())
             }
-            Item::Gap { stream, from, to, reason } => Some(text(event::gap(id, stream, from, to, reason))),
-            Item::Eof { stream, offset } => Some(text(event::eof(id, stream, offset))),
+            Item::Gap { stream, from, to, reason } => {
+                binary(frame::gap(self.channel, stream, from, to, reason))
+            }
+            Item::Eof { stream, offset } if self.viewer.is_muted() => {
+                text(event::eof(self.id(), stream, offset))
+            }
+            Item::Eof { stream, offset } => {
+                self.waiting = Some(text(event::eof(self.id(), stream, offset)));
+                binary(frame::last_output(self.channel, stream, offset))
+            }
         })
+    }
+
+    /// A chunk that was held back whole, as the beginning of a character, makes no message: the next one is taken.
+    fn output_text(&mut self, most: usize) -> Option<Message> {
+        let id = self.id();
+        loop {
+            let mut buffer = BytesMut::with_capacity(most.min(self.viewer.ready_hint()));
+            let (stream, end) = match self.viewer.next(most, &mut buffer)? {
+                Item::Data { stream, offset, .. } => match self.splitter(stream).push(offset, &buffer) {
+                    Some(piece) => return Some(output(id, stream, piece)),
+                    None => continue,
+                },
+                Item::Gap { stream, from, to, reason } => (stream, event::gap(id, stream, from, to, reason)),
+                Item::Eof { stream, offset } => (stream, event::eof(id, stream, offset)),
+            };
+            let Some(held) = self.splitter(stream).flush() else { return Some(text(end)) };
+            self.waiting = Some(text(end));
+            return Some(output(id, stream, held));
+        }
     }
 
     fn splitter(&mut self, stream: StreamName) -> &mut Utf8Splitter {
@@ -143,11 +171,11 @@ impl Follower {
     }
 }
 
-fn output(job: JobId, stream: StreamName, piece: Piece<'_>) -> String {
-    match piece {
-        Piece::Text { offset, text } => event::output_text(job, stream, offset, text),
-        Piece::Bytes { offset, bytes } => event::output_bytes(job, stream, offset, bytes),
-    }
+fn output(job: JobId, stream: StreamName, piece: Piece) -> Message {
+    text(match piece {
+        Piece::Text(offset, text) => event::output_text(job, stream, offset, &text),
+        Piece::Bytes(offset, bytes) => event::output_bytes(job, stream, offset, &bytes),
+    })
 }
 
 pub(super) fn text(text: String) -> Message {

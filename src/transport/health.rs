@@ -62,7 +62,14 @@ impl Health {
             ("policies", Ok(format!("generation {}", core.rooms.policies.generation()))),
             ("audit", core.rooms.audit.health()),
             ("capacity", if room { Ok(load) } else { Err(format!("full: {load}")) }),
-            ("breakers", core.rooms.breaker.admit().map(|()| "closed".to_owned()).map_err(|_| "spawn: open".to_owned())),
+            (
+                "breakers",
+                if core.rooms.breaker.is_closed() {
+                    Ok("closed".to_owned())
+                } else {
+                    Err("spawn: open".to_owned())
+                },
+            ),
             ("drain", core.admitting().map(|()| "no".to_owned()).map_err(|_| "draining".to_owned())),
         ])
     }

@@ -49,7 +49,13 @@ pub fn bind(address: SocketAddr) -> std::io::Result<Bound> {
 impl Bound {
     /// Serves until `stop`; connections already open live on. Owned by the server; the tasks of the connections are
     /// the tracker's.
-    pub async fn serve(self, router: Router, settings: Arc<Settings>, tracker: TaskTracker, stop: CancellationToken) {
+    pub async fn serve(
+        self,
+        router: Router,
+        settings: Arc<Settings>,
+        tracker: TaskTracker,
+        stop: CancellationToken,
+    ) {
         let places = Arc::new(Semaphore::new(settings.max_connections));
         loop {
             let accepted = tokio::select! {

@@ -20,10 +20,11 @@ use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::Failure;
-use crate::rpc::{self, Call, Entry, Id, Incoming};
+use crate::rpc::{self, Call, Entry, Id, Incoming, Rejected};
 
-use super::connection::Connection;
+use super::connection::{Close, Connection, Plane};
 use super::dispatch::{self, Reply};
+use super::jobs;
 use super::router::fresh_request_id;
 use super::writer::Out;
 
@@ -31,10 +32,7 @@ use super::writer::Out;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Control frames a second that a peer may send, and twice as many at once: more is a flood.
-const CONTROL_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).unwrap_or(NonZeroU32::MIN);
-
-/// The close code and reason a connection ends with (RFC 6455 section 7.4).
-type Close = (u16, &'static str);
+const CONTROL_PER_SECOND: u32 = 50;
 
 /// A request that was answered: its ids, and what the writer is to do.
 struct Done {
@@ -60,7 +58,7 @@ impl Reader {
         out: mpsc::Sender<Out>,
         stop: CancellationToken,
     ) -> Self {
-        let rate = NonZeroU32::new(connection.settings.requests_per_second).unwrap_or(NonZeroU32::MIN);
+        let requests = twice_at_once(connection.settings.requests_per_second);
         Self {
             connection,
             stream,
@@ -68,7 +66,7 @@ impl Reader {
             stop,
             flight: FuturesUnordered::new(),
             ids: HashSet::new(),
-            requests: twice_at_once(rate),
+            requests,
             control: twice_at_once(CONTROL_PER_SECOND),
         }
     }
@@ -82,7 +80,7 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return (1012, "the gateway is shutting down"),
-                () = self.connection.cancel.cancelled() => return (1011, "the connection broke"),
+                () = self.connection.cancel.cancelled() => return self.connection.failure(),
                 Some(done) = self.flight.next() => {
                     if let Err(close) = self.answered(done).await { return close }
                 }
@@ -107,11 +105,11 @@ impl Reader {
         }
     }
 
-    async fn send(&self, out: Out) -> Result<(), Close> {
+    async fn send(&mut self, out: Out) -> Result<(), Close> {
         tokio::select! {
             sent = self.out.send(out) => sent.map_err(|_| (1011, "the connection broke")),
             () = self.stop.cancelled() => Err((1012, "the gateway is shutting down")),
-            () = self.connection.cancel.cancelled() => Err((1011, "the connection broke")),
+            () = self.connection.cancel.cancelled() => Err(self.connection.failure()),
         }
     }
 
@@ -130,15 +128,15 @@ impl Reader {
 
     async fn text(&mut self, text: &Utf8Bytes) -> Result<(), Close> {
         match rpc::decode(text.as_str(), &rpc::Limits::default()) {
-            Incoming::Refused(id, failure) => {
-                let answer = rpc::error(id.as_ref(), &failure, &fresh_request_id());
+            Incoming::Refused(failure) => {
+                let answer = rpc::error(None, &failure, &fresh_request_id());
                 self.send(Out::Answer(answer)).await
             }
             Incoming::Single(entry) => {
                 let begun = self.begin(entry);
                 self.flight.push(Box::pin(async move {
                     let (id, reply) = begun.await;
-                    Done { ids: id.into_iter().collect(), out: reply.and_then(Reply::into_out) }
+                    Done { ids: id.into_iter().collect(), out: reply.into_out() }
                 }));
                 Ok(())
             }
@@ -146,7 +144,7 @@ impl Reader {
                 let begun: Vec<_> = entries.into_iter().map(|entry| self.begin(entry)).collect();
                 self.flight.push(Box::pin(async move {
                     let (ids, replies): (Vec<_>, Vec<_>) = join_all(begun).await.into_iter().unzip();
-                    let out = dispatch::batch(replies.into_iter().flatten().collect());
+                    let out = dispatch::batch(replies);
                     Done { ids: ids.into_iter().flatten().collect(), out }
                 }));
                 Ok(())
@@ -155,11 +153,11 @@ impl Reader {
     }
 
     /// Begins one request: the future that answers it, with the id to free afterwards.
-    fn begin(&mut self, entry: Entry) -> BoxFuture<'static, (Option<Id>, Option<Reply>)> {
+    fn begin(&mut self, entry: Entry) -> BoxFuture<'static, (Option<Id>, Reply)> {
         let request = fresh_request_id();
         let call = entry.and_then(|call| match self.admit(&call) {
             Ok(()) => Ok(call),
-            Err(failure) => Err((call.id, failure)),
+            Err(failure) => Err(Rejected { id: call.id, failure }),
         });
         match call {
             Ok(Call { id, method }) => {
@@ -167,9 +165,9 @@ impl Reader {
                 let answering = dispatch::answer(self.connection.clone(), id, method, request);
                 Box::pin(async move { (held, answering.await) })
             }
-            Err((id, failure)) => {
+            Err(Rejected { id, failure }) => {
                 let reply = Reply::error(id.as_ref(), &failure, &request);
-                Box::pin(async move { (None, Some(reply)) })
+                Box::pin(async move { (None, reply) })
             }
         }
     }
@@ -179,7 +177,10 @@ impl Reader {
         if let Err(not_until) = self.requests.check() {
             let clock = governor::clock::DefaultClock::default();
             let retry_after = not_until.wait_time_from(governor::clock::Clock::now(&clock));
-            return Err(Failure::RateLimited { bucket: "requests of the connection".to_owned(), retry_after });
+            return Err(Failure::RateLimited {
+                bucket: "requests of the connection".to_owned(),
+                retry_after,
+            });
         }
         match &call.id {
             Some(id) if !id.is_null() && !self.ids.insert(id.clone()) => {
@@ -190,18 +191,20 @@ impl Reader {
     }
 
     async fn binary(&mut self, bytes: &[u8]) -> Result<(), Close> {
-        if !self.connection.is_binary() {
+        if self.connection.plane == Plane::Json {
             return Err((1003, "binary frames need the subprotocol execgate.v1"));
         }
-        let frame = rpc::frame::decode(bytes).map_err(|bad| (bad.close_code(), "not a frame of execgate.v1"))?;
-        match dispatch::frame(&self.connection, frame)? {
+        let frame =
+            rpc::frame::decode(bytes).map_err(|bad| (bad.close_code(), "not a frame of execgate.v1"))?;
+        match jobs::frame(&self.connection, frame)? {
             Some(refused) => self.send(Out::Answer(refused)).await,
             None => Ok(()),
         }
     }
 }
 
-fn twice_at_once(rate: NonZeroU32) -> DefaultDirectRateLimiter {
+fn twice_at_once(rate: u32) -> DefaultDirectRateLimiter {
+    let rate = NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
     let burst = rate.checked_mul(NonZeroU32::MIN.saturating_add(1)).unwrap_or(NonZeroU32::MAX);
     DefaultDirectRateLimiter::direct(Quota::per_second(rate).allow_burst(burst))
 }
@@ -213,7 +216,9 @@ fn close_for(error: axum::Error) -> Close {
         Ok(Error::Capacity(CapacityError::MessageTooLong { .. })) => (1009, "message too large"),
         Ok(Error::Capacity(_)) => (1009, "too large"),
         Ok(Error::Utf8(_)) => (1007, "text that is not UTF-8"),
-        Ok(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => (1001, "reset"),
+        Ok(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
+            (1001, "reset")
+        }
         Ok(Error::Protocol(_)) => (1002, "a protocol error"),
         Ok(_) | Err(_) => (1001, "the connection broke"),
     }

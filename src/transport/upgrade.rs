@@ -11,9 +11,9 @@ use axum::response::{IntoResponse as _, Response};
 use crate::domain::{Origin, RequestId, Transport};
 use crate::session::Caller;
 
+use super::auth;
 use super::connection::{self, Plane};
 use super::router::{Gateway, text};
-use super::auth;
 
 /// JSON-RPC in text frames, stream data in binary frames.
 const BINARY: &str = "execgate.v1";
@@ -37,7 +37,9 @@ pub(super) async fn ws(
     if gateway.core.admitting().is_err() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down; try another, or later");
     }
-    if query.is_some_and(|q| q.split('&').any(|pair| pair.starts_with("token=") || pair.starts_with("access_token="))) {
+    if query.is_some_and(|q| {
+        q.split('&').any(|pair| pair.starts_with("token=") || pair.starts_with("access_token="))
+    }) {
         let message = "a token in the query string ends up in logs; send it as `Authorization: Bearer`";
         return text(StatusCode::UNAUTHORIZED, message);
     }
@@ -54,10 +56,7 @@ pub(super) async fn ws(
         let message = format!("none of the offered subprotocols is known; offer {BINARY} or {JSON}, or none");
         return text(StatusCode::BAD_REQUEST, &message);
     };
-    let caller = Caller {
-        principal,
-        origin: Origin { address: peer.ip(), transport: Transport::WebSocket },
-    };
+    let caller = Caller { principal, origin: Origin { address: peer.ip(), transport: Transport::WebSocket } };
     let limit = gateway.settings.max_message;
     let frames = gateway.settings.frame + limit;
     upgrade
@@ -82,6 +81,7 @@ fn choose(upgrade: WebSocketUpgrade, headers: &HeaderMap) -> Option<(WebSocketUp
     if offers.is_empty() {
         return Some((upgrade, Plane::Json));
     }
-    let best = [(BINARY, Plane::Binary), (JSON, Plane::Json)].into_iter().find(|(name, _)| offers.contains(name));
+    let best =
+        [(BINARY, Plane::Binary), (JSON, Plane::Json)].into_iter().find(|(name, _)| offers.contains(name));
     best.map(|(name, plane)| (upgrade.protocols([name]), plane))
 }

@@ -18,7 +18,7 @@ use crate::domain::{JobId, SessionId};
 use crate::rpc::event;
 use crate::session::{Drain, News};
 
-use super::connection::{Connection, Plane};
+use super::connection::Connection;
 use super::follower::{Follower, text};
 
 /// How long a peer may take to read our goodbye.
@@ -29,8 +29,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) enum Out {
     /// An answer.
     Answer(String),
-    /// An answer, and jobs to follow from then on.
-    Follow(String, Vec<Follower>),
+    /// Jobs to follow from after this answer on; a notification has none.
+    Follow(Option<String>, Vec<Follower>),
     /// An answer that must not come before the job's `job.closed`.
     AfterClosed(JobId, String),
     /// The last frame.
@@ -162,7 +162,9 @@ impl Writer {
         match out {
             Out::Answer(answer) => self.put(text(answer)).await,
             Out::Follow(answer, followers) => {
-                self.put(text(answer)).await?;
+                if let Some(answer) = answer {
+                    self.put(text(answer)).await?;
+                }
                 self.connection.followers.lock().list.extend(followers);
                 Ok(())
             }
@@ -182,10 +184,7 @@ impl Writer {
             Out::Close(code, reason) => {
                 let frame = CloseFrame { code, reason: reason.into() };
                 // A peer that does not read our goodbye goes without.
-                let _ = timeout(GOODBYE, async {
-                    self.sink.send(Message::Close(Some(frame))).await
-                })
-                .await;
+                let _ = timeout(GOODBYE, async { self.sink.send(Message::Close(Some(frame))).await }).await;
                 Err(Gone)
             }
         }
@@ -258,12 +257,5 @@ async fn guarded(
             Err(Gone)
         }
         () = connection.cancel.cancelled() => Err(Gone),
-    }
-}
-
-impl Connection {
-    /// What the plane calls the connection's subprotocol.
-    pub(super) const fn is_binary(&self) -> bool {
-        matches!(self.plane, Plane::Binary)
     }
 }

@@ -1,0 +1,135 @@
+//! What must hold between keys, and what must not be on an address that others can reach.
+
+use std::fmt::Display;
+
+use super::raw::{IdentityOf, Raw};
+use super::{Auto, Cap, ConfigFailure, Time};
+
+/// # Errors
+/// The first rule that is broken.
+pub(super) fn whole(raw: &Raw) -> Result<(), ConfigFailure> {
+    names(raw)?;
+    tokens(raw)?;
+    raw.tenant
+        .iter()
+        .try_for_each(|(name, tenant)| tenant.identity.as_ref().map_or(Ok(()), |i| identity(name, i)))?;
+    raw.policy.iter().try_for_each(|(name, policy)| match &policy.sha256 {
+        Some(digest) if !is_digest(digest) => {
+            refuse(format!("policy.{name}.sha256: must be 64 hexadecimal digits"))
+        }
+        Some(_) | None => Ok(()),
+    })?;
+    numbers(raw)?;
+    public(raw)
+}
+
+fn refuse<T>(message: impl Display) -> Result<T, ConfigFailure> {
+    Err(ConfigFailure::Contradiction(message.to_string()))
+}
+
+fn names(raw: &Raw) -> Result<(), ConfigFailure> {
+    let tenants = raw.tenant.keys().map(|n| ("tenant", n)).filter(|(_, n)| *n != "*");
+    let policies = raw.policy.keys().map(|n| ("policy", n));
+    let tokens = raw.auth.token.keys().map(|n| ("auth.token", n));
+    let of_tokens = raw.auth.token.values().map(|t| ("auth.token.*.tenant", &t.tenant));
+    for (table, name) in tenants.chain(policies).chain(tokens).chain(of_tokens) {
+        if !is_name(name) {
+            return refuse(format!("{table}: {name:?} is no name; use a-z, 0-9 and -, at most 63"));
+        }
+    }
+    Ok(())
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn tokens(raw: &Raw) -> Result<(), ConfigFailure> {
+    for (name, token) in &raw.auth.token {
+        if !is_digest(&token.sha256) {
+            return refuse(format!(
+                "auth.token.{name}.sha256: must be the 64 hexadecimal digits of: printf %s \"$TOKEN\" | sha256sum"
+            ));
+        }
+        if token.subject.is_empty() || token.subject.len() > 256 {
+            return refuse(format!("auth.token.{name}.subject: 1 to 256 bytes"));
+        }
+    }
+    Ok(())
+}
+
+fn identity(tenant: &str, identity: &IdentityOf) -> Result<(), ConfigFailure> {
+    match (&identity.user, identity.uid, identity.gid) {
+        (Some(_), None, None) if identity.groups.is_none() => Ok(()),
+        (None, Some(_), Some(_)) => Ok(()),
+        _ => refuse(format!("tenant.{tenant}.identity: either `user`, or `uid` and `gid` (and `groups`)")),
+    }
+}
+
+fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
+    if !(0..=19).contains(&raw.jobs.nice) {
+        return refuse("jobs.nice: 0 to 19");
+    }
+    if let Some(path) = raw.jobs.path.iter().find(|p| !p.is_absolute()) {
+        return refuse(format!(
+            "jobs.path: {path:?} is not absolute; a relative entry would run what a client put there"
+        ));
+    }
+    if raw.limits.ping.0 >= raw.limits.dead_after.0 {
+        return refuse("limits.dead_after: must be longer than limits.ping, or every peer is taken for dead");
+    }
+    if raw.limits.ended_jobs < raw.limits.ended_jobs_per_session {
+        return refuse("limits.ended_jobs: must not be below limits.ended_jobs_per_session");
+    }
+    for (key, size) in [
+        ("streams.ring", raw.streams.ring),
+        ("streams.chunk", raw.streams.chunk),
+        ("streams.stdin", raw.streams.stdin),
+    ] {
+        if !(4096..=16 << 20).contains(&size.0) {
+            return refuse(format!("{key}: 4KiB to 16MiB"));
+        }
+    }
+    for (name, tenant) in &raw.tenant {
+        let wall = tenant.limits.as_ref().and_then(|l| l.wall);
+        if wall == Some(Cap::At(Time(std::time::Duration::ZERO))) {
+            return refuse(format!(
+                "tenant.{name}.limits.wall: 0 lets no job run; leave the key out, or disable the tenant's policies"
+            ));
+        }
+    }
+    if raw.limits.requests_per_second == 0 || raw.limits.outstanding == 0 {
+        return refuse(
+            "limits.requests_per_second, limits.outstanding: at least 1, or no client could say anything",
+        );
+    }
+    Ok(())
+}
+
+/// # Errors
+/// That the address can be reached by others: without TLS, credentials and commands would travel in the clear.
+fn public(raw: &Raw) -> Result<(), ConfigFailure> {
+    let listen = raw.server.listen;
+    if listen.ip().is_loopback() {
+        return Ok(());
+    }
+    let mut missing = vec!["TLS, which this version does not have"];
+    if raw.auth.token.is_empty() {
+        missing.push("an [auth.token.NAME] table");
+    }
+    if raw.policy.is_empty() {
+        missing.push("a [policy.NAME] table");
+    }
+    let identities = raw.tenant.values().any(|t| t.identity.is_some());
+    if nix::unistd::geteuid().is_root() && !identities && raw.jobs.allow_root != Auto::Set(true) {
+        missing.push("a [tenant.NAME.identity] for jobs to run as");
+    }
+    refuse(format!(
+        "server.listen: {listen} can be reached by others, and that needs {}; listen on 127.0.0.1 and put a TLS proxy on the same host in front",
+        missing.join(", ")
+    ))
+}

@@ -1,0 +1,95 @@
+//! From figment's errors to file, line and the nearest key.
+//!
+//! figment knows which layer a value came from, and no line; the line is looked up in the file's own spans.
+
+use std::path::{Path, PathBuf};
+
+use figment::error::Kind;
+use toml_edit::{ImDocument, Item};
+
+use super::ConfigFailure;
+use super::layers::DEFAULTS;
+
+/// What is wrong, and where.
+pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailure {
+    let layer =
+        error.metadata.as_ref().map_or_else(|| "the configuration".to_owned(), |m| m.name.to_string());
+    let mut path = error.path.clone();
+    let what = match &error.kind {
+        Kind::UnknownField(field, known) => {
+            if path.last() != Some(field) {
+                path.push(field.clone());
+            }
+            unknown(&path, field, known)
+        }
+        Kind::MissingField(field) => format!("{}: is missing", dotted(&path, field)),
+        other => format!("{}: {other}", path.join(".")),
+    };
+    let file = files.iter().find(|file| file.display().to_string() == layer);
+    let line =
+        file.and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| line_of(&text, &path));
+    let place = match line {
+        Some(line) => format!("{layer}:{line}"),
+        None => match (file, syntax(files)) {
+            (None, Some(place)) => place,
+            (Some(_) | None, _) => layer,
+        },
+    };
+    ConfigFailure::Wrong { place, what }
+}
+
+/// The file that is no TOML, when that is what is wrong.
+fn syntax(files: &[PathBuf]) -> Option<String> {
+    let broken = |file: &&PathBuf| -> Option<()> {
+        let text = std::fs::read_to_string(file).ok()?;
+        ImDocument::parse(text).err().map(drop)
+    };
+    files.iter().find(|file| broken(file).is_some()).map(|file| Path::display(file).to_string())
+}
+
+fn dotted(path: &[String], field: &str) -> String {
+    [path, &[field.to_owned()]].concat().join(".")
+}
+
+fn unknown(path: &[String], field: &str, known: &[&str]) -> String {
+    let nearest = known.iter().min_by_key(|k| strsim::levenshtein(k, field));
+    let hint = match nearest {
+        Some(key) if strsim::levenshtein(key, field) <= 3 => format!("did you mean {key:?}?"),
+        Some(_) | None => format!("there are {}", known.join(", ")),
+    };
+    format!("{}: there is no such key; {hint}", path.join("."))
+}
+
+/// The line, from 1, on which the key stands.
+fn line_of(text: &str, path: &[String]) -> Option<usize> {
+    let document = ImDocument::parse(text).ok()?;
+    let mut item: &Item = document.as_item();
+    let mut at = None;
+    for name in path {
+        let table = item.as_table_like()?;
+        let (key, value) = table.get_key_value(name)?;
+        at = key.span().or_else(|| value.span()).or(at);
+        item = value;
+    }
+    let start = at?.start;
+    Some(text.get(..start)?.lines().count().max(1) + usize::from(text.get(..start)?.ends_with('\n')))
+}
+
+/// Every key of the default configuration, dotted; used to show where values came from.
+pub(super) fn known_keys() -> Vec<String> {
+    fn walk(item: &Item, prefix: &str, keys: &mut Vec<String>) {
+        let Some(table) = item.as_table() else { return };
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+            match value {
+                Item::Table(_) => walk(value, &key, keys),
+                Item::None | Item::Value(_) | Item::ArrayOfTables(_) => keys.push(key),
+            }
+        }
+    }
+    let mut keys = Vec::new();
+    if let Ok(document) = ImDocument::parse(DEFAULTS) {
+        walk(document.as_item(), "", &mut keys);
+    }
+    keys
+}

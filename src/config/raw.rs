@@ -1,0 +1,322 @@
+//! The schema: every section and key.
+//!
+//! Keys that have a default have it in `config/execgate.toml` alone; a key that is an `Option` here has none, and stands
+//! there commented out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{Cap, Size, Time};
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$key:meta])* $field:ident : $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$key])* #[allow(missing_docs, reason = "the default configuration documents every key")] pub $field: $type,)*
+        }
+    };
+}
+
+/// A value, or what suits the address listened on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Auto<T> {
+    /// Named.
+    Set(T),
+    /// The word `auto`.
+    Auto(AutoWord),
+}
+
+/// The word `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoWord {
+    /// `auto`
+    Auto,
+}
+
+impl<T: Clone> Auto<T> {
+    /// The value, or what suits.
+    pub fn or(&self, suits: T) -> T {
+        match self {
+            Self::Set(value) => value.clone(),
+            Self::Auto(AutoWord::Auto) => suits,
+        }
+    }
+}
+
+/// Names of variables a client may set.
+pub type AllowEnv = Auto<Vec<String>>;
+
+section!(
+    /// The whole configuration.
+    Raw {
+        server: Server,
+        auth: Auth,
+        #[serde(default)]
+        tenant: BTreeMap<String, TenantTable>,
+        #[serde(default)]
+        policy: BTreeMap<String, PolicyTable>,
+        policies: PoliciesSection,
+        limits: Limits,
+        jobs: Jobs,
+        containment: ContainmentSection,
+        streams: Streams,
+        breaker: BreakerSection,
+        audit: AuditSection,
+        drain: DrainSection,
+        log: Log,
+    }
+);
+
+section!(
+    /// `[server]`
+    Server {
+        listen: SocketAddr,
+        hosts: Vec<String>,
+        origins: Vec<String>,
+    }
+);
+
+section!(
+    /// `[auth]`
+    Auth {
+        admin_groups: Vec<String>,
+        tenant_admin_groups: Vec<String>,
+        #[serde(default)]
+        token: BTreeMap<String, TokenTable>,
+    }
+);
+
+section!(
+    /// `[auth.token.NAME]`
+    TokenTable {
+        sha256: String,
+        tenant: String,
+        subject: String,
+        #[serde(default)]
+        groups: Vec<String>,
+    }
+);
+
+section!(
+    /// `[tenant.NAME]`
+    TenantTable {
+        identity: Option<IdentityOf>,
+        limits: Option<TenantLimits>,
+    }
+);
+
+section!(
+    /// `[tenant.NAME.identity]`
+    IdentityOf {
+        user: Option<String>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        groups: Option<Vec<u32>>,
+    }
+);
+
+section!(
+    /// `[tenant.NAME.limits]`
+    TenantLimits {
+        wall: Option<Cap<Time>>,
+        output: Option<Cap<Size>>,
+        file_size: Option<Cap<Size>>,
+        open_files: Option<Cap<u32>>,
+    }
+);
+
+section!(
+    /// `[policy.NAME]`
+    PolicyTable {
+        module: String,
+        enabled: Option<bool>,
+        sha256: Option<String>,
+        order: Option<i32>,
+        mode: Option<ModeWord>,
+        budget: Option<Time>,
+        memory: Option<Size>,
+        env_values: Option<Vec<String>>,
+        #[serde(rename = "match")]
+        matches: Option<MatchTable>,
+        settings: Option<figment::value::Dict>,
+    }
+);
+
+section!(
+    /// `[policy.NAME.match]`
+    MatchTable {
+        #[serde(default)]
+        tenants: Vec<String>,
+        #[serde(default)]
+        groups: Vec<String>,
+    }
+);
+
+/// `mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeWord {
+    /// It binds.
+    Enforce,
+    /// It is evaluated and logged.
+    Monitor,
+}
+
+section!(
+    /// `[policies]`
+    PoliciesSection {
+        pool: Auto<usize>,
+        wait: Time,
+    }
+);
+
+section!(
+    /// `[limits]`
+    Limits {
+        connections: usize,
+        sessions: u32,
+        jobs: u32,
+        requests_per_second: u32,
+        outstanding: usize,
+        message: Size,
+        header_bytes: Size,
+        headers: usize,
+        first_byte: Time,
+        header_time: Time,
+        ping: Time,
+        dead_after: Time,
+        keep_ended: Time,
+        ended_jobs_per_session: usize,
+        ended_jobs: usize,
+        rate_buckets: usize,
+    }
+);
+
+section!(
+    /// `[jobs]`
+    Jobs {
+        path: Vec<PathBuf>,
+        env: BTreeMap<String, String>,
+        env_allow: AllowEnv,
+        allow_root: Auto<bool>,
+        nice: i32,
+        gate: Time,
+    }
+);
+
+section!(
+    /// `[containment]`
+    ContainmentSection {
+        require: Auto<Require>,
+        force: Auto<ForcedTier>,
+    }
+);
+
+/// `containment.require`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Require {
+    /// Refuse to start where a job could leave processes behind.
+    Exact,
+    /// Say so and go on.
+    BestEffort,
+}
+
+/// `containment.force`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForcedTier {
+    /// cgroup2.
+    #[serde(rename = "A'")]
+    APrime,
+    /// Best effort.
+    C,
+}
+
+section!(
+    /// `[streams]`
+    Streams {
+        ring: Size,
+        chunk: Size,
+        stdin: Size,
+        drain_idle: Time,
+        drain_total: Time,
+        stall: Time,
+        send_buffer: Size,
+        tail: Size,
+    }
+);
+
+section!(
+    /// `[breaker]`
+    BreakerSection {
+        failures: usize,
+        window: Time,
+        rest: Time,
+    }
+);
+
+section!(
+    /// `[audit]`
+    AuditSection {
+        path: PathBuf,
+        overflow: Overflow,
+        sync: Sync,
+    }
+);
+
+/// `audit.overflow`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// Refuse rather than lose a line.
+    Deny,
+    /// Count the loss.
+    Drop,
+}
+
+/// `audit.sync`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sync {
+    /// The kernel decides.
+    #[serde(rename = "none")]
+    None,
+    /// Every second.
+    #[serde(rename = "1s")]
+    EverySecond,
+    /// Every line.
+    #[serde(rename = "always")]
+    Always,
+}
+
+section!(
+    /// `[drain]`
+    DrainSection {
+        grace: Time,
+        kill_grace: Time,
+    }
+);
+
+section!(
+    /// `[log]`
+    Log {
+        format: Auto<LogFormat>,
+        level: String,
+    }
+);
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Readable.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

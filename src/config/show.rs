@@ -1,0 +1,75 @@
+//! The resolved settings, each with the layer it came from. Digests of tokens are shown as what they are; there is no
+//! secret among the settings.
+
+use std::fmt::Write as _;
+
+use figment::value::{Dict, Value};
+
+use super::layers::BUILT_IN;
+use super::{Loaded, locate};
+
+/// As TOML, one key a line; what does not come from the defaults says where it comes from.
+pub fn show(loaded: &Loaded) -> String {
+    let mut text = String::new();
+    for (key, value) in entries(loaded) {
+        let from = source(loaded, &key);
+        let comment = if from == BUILT_IN { String::new() } else { format!("   # {from}") };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key} = {}{comment}", written(&value));
+    }
+    text
+}
+
+/// As JSON: each key with its value and where it came from.
+pub fn show_json(loaded: &Loaded) -> String {
+    let entry = |(key, value): (String, Value)| {
+        let from = source(loaded, &key);
+        (key, serde_json::json!({"value": value, "from": from}))
+    };
+    let map: serde_json::Map<_, _> = entries(loaded).into_iter().map(entry).collect();
+    format!("{:#}", serde_json::Value::Object(map))
+}
+
+fn source(loaded: &Loaded, key: &str) -> String {
+    loaded.figment.find_metadata(key).map_or_else(|| "unknown".to_owned(), |m| m.name.to_string())
+}
+
+/// Every key that has a value, dotted: those of the defaults, then those of named tables.
+fn entries(loaded: &Loaded) -> Vec<(String, Value)> {
+    let known = locate::known_keys();
+    let mut entries: Vec<_> =
+        known.iter().filter_map(|key| Some((key.clone(), loaded.figment.find_value(key).ok()?))).collect();
+    for table in ["auth.token", "tenant", "policy"] {
+        if let Ok(Value::Dict(_, dict)) = loaded.figment.find_value(table) {
+            flatten(table, dict, &mut entries);
+        }
+    }
+    entries
+}
+
+fn flatten(prefix: &str, dict: Dict, entries: &mut Vec<(String, Value)>) {
+    for (name, value) in dict {
+        let key = format!("{prefix}.{name}");
+        match value {
+            Value::Dict(_, inner) if !key.ends_with(".settings") => flatten(&key, inner, entries),
+            other => entries.push((key, other)),
+        }
+    }
+}
+
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Array(_, items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", ")),
+        Value::Dict(_, dict) => {
+            let pairs: Vec<_> = dict.iter().map(|(k, v)| format!("{k} = {}", written(v))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        Value::Char(_, c) => format!("{:?}", c.to_string()),
+        Value::Bool(_, b) => b.to_string(),
+        Value::Num(_, n) => {
+            n.to_i128().map_or_else(|| n.to_f64().unwrap_or(0.0).to_string(), |i| i.to_string())
+        }
+        Value::Empty(..) => "\"\"".to_owned(),
+    }
+}

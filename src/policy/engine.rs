@@ -1,0 +1,202 @@
+//! The engine, its one clock, and the state of a running guest.
+
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wasmtime::{
+    Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store,
+    UpdateDeadline,
+};
+
+use crate::verdict::Fault;
+
+use super::bindings::execgate::policy::{log, types};
+
+/// The tick that interrupts guests. A spinning guest overshoots its budget by at most this and the callback.
+const TICK: Duration = Duration::from_millis(1);
+/// Wall-clock time a decision may take, in budgets: others may need the processor too.
+const WALL: u32 = 20;
+/// Bytes of a slot's memory kept between decisions instead of being given back to the kernel.
+const RESIDENT: usize = 128 * 1024;
+/// Largest memory any policy may be given, bytes.
+pub(super) const MAX_MEMORY: usize = 256 * 1024 * 1024;
+/// Core instances, memories and tables of one policy: a Rust guest has one or two of each.
+const PARTS: u32 = 8;
+/// Elements of a table.
+const TABLE: usize = 100_000;
+/// Lines one call may log, and the longest, bytes.
+const LOG: (usize, usize) = (16, 1024);
+
+/// The engine; its ticker ends with the last clone.
+#[derive(Clone)]
+pub(super) struct Machine {
+    pub(super) engine: Engine,
+    _ticking: Arc<()>,
+    pub(super) pooled: bool,
+}
+
+impl Machine {
+    /// An engine for `at_once` instances; on a host that cannot reserve the pool's address space, one without a pool.
+    pub(super) fn new(at_once: u32) -> Result<Self, wasmtime::Error> {
+        let (engine, pooled) = match Engine::new(&config(Some(at_once))) {
+            Ok(engine) => (engine, true),
+            Err(error) => {
+                tracing::warn!(%error, "no pool for policies on this host: decisions will take two to three times as long");
+                (Engine::new(&config(None))?, false)
+            }
+        };
+        let ticking = Arc::new(());
+        tick(engine.weak(), Arc::downgrade(&ticking));
+        Ok(Self { engine, _ticking: ticking, pooled })
+    }
+
+    /// A fresh store for one call or a few.
+    pub(super) fn store(&self, bounds: Bounds) -> Store<Guest> {
+        let mut store = Store::new(&self.engine, Guest::new(bounds));
+        store.limiter(|guest| guest);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            let guest = context.data_mut();
+            if guest.is_over_budget() {
+                guest.fault = Some(Fault::Deadline);
+                wasmtime::bail!("over budget");
+            }
+            Ok(UpdateDeadline::Continue(1))
+        });
+        store
+    }
+}
+
+fn config(pool: Option<u32>) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .memory_reservation(MAX_MEMORY as u64);
+    if let Some(at_once) = pool {
+        let mut pooling = PoolingAllocationConfig::default();
+        pooling
+            .total_component_instances(at_once)
+            .total_core_instances(at_once * PARTS)
+            .total_memories(at_once * 2)
+            .total_tables(at_once * PARTS)
+            .max_core_instances_per_component(PARTS)
+            .max_memories_per_component(2)
+            .max_tables_per_component(PARTS)
+            .max_memory_size(MAX_MEMORY)
+            .table_elements(TABLE)
+            .linear_memory_keep_resident(RESIDENT);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
+    }
+    config
+}
+
+/// The one ticker. Ends with the last [`Machine`].
+fn tick(engine: EngineWeak, ticking: Weak<()>) {
+    let turn = move || {
+        while ticking.strong_count() > 0 {
+            thread::sleep(TICK);
+            if let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("epoch".to_owned()).spawn(turn) {
+        tracing::error!(%error, "no thread for the policies' clock: guests cannot be interrupted");
+    }
+}
+
+/// Bounds of one call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) budget: Duration,
+    pub(super) memory: usize,
+}
+
+/// The host's side of one guest.
+#[derive(Debug)]
+pub(super) struct Guest {
+    bounds: Bounds,
+    cpu_at_start: Duration,
+    started: Instant,
+    logged: usize,
+    /// What the host saw go wrong before the guest trapped.
+    pub(super) fault: Option<Fault>,
+}
+
+impl Guest {
+    fn new(bounds: Bounds) -> Self {
+        Self { bounds, cpu_at_start: cpu_time(), started: Instant::now(), logged: 0, fault: None }
+    }
+
+    fn is_over_budget(&self) -> bool {
+        let cpu = cpu_time().saturating_sub(self.cpu_at_start);
+        cpu >= self.bounds.budget || self.started.elapsed() >= self.bounds.budget * WALL
+    }
+}
+
+/// CPU time of this thread (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID): other tenants' load does not count.
+fn cpu_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let fits = desired <= self.bounds.memory;
+        if !fits {
+            self.fault = Some(Fault::Memory);
+        }
+        Ok(fits)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let fits = desired <= TABLE;
+        if !fits {
+            self.fault = Some(Fault::Memory);
+        }
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        PARTS as usize
+    }
+
+    fn tables(&self) -> usize {
+        PARTS as usize
+    }
+
+    fn memories(&self) -> usize {
+        2
+    }
+}
+
+impl types::Host for Guest {}
+
+impl log::Host for Guest {
+    fn log(&mut self, level: log::Level, message: String) {
+        self.logged += 1;
+        if self.logged > LOG.0 {
+            return;
+        }
+        let message: String = message.chars().take(LOG.1).flat_map(char::escape_debug).collect();
+        match level {
+            log::Level::Debug => tracing::debug!(target: "execgate::guest", message),
+            log::Level::Info => tracing::info!(target: "execgate::guest", message),
+            log::Level::Warn => tracing::warn!(target: "execgate::guest", message),
+        }
+    }
+}

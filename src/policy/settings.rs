@@ -1,0 +1,86 @@
+//! Which policies are in force, and within which bounds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::verdict::Mode;
+
+/// Default budget of one decision: guest CPU time.
+const BUDGET: Duration = Duration::from_millis(10);
+/// Default memory cap of a policy, bytes.
+const MEMORY: u64 = 16 * 1024 * 1024;
+
+/// Where a module comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Module {
+    /// Shipped with this program.
+    Builtin(String),
+    /// A `.wasm` file.
+    File(PathBuf),
+}
+
+/// One policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// Its name in decisions and logs.
+    pub name: String,
+    /// Its code.
+    pub module: Module,
+    /// The digest the code must have, 64 hexadecimal digits.
+    pub sha256: Option<String>,
+    /// Its place; equal ones go by name.
+    pub order: i32,
+    /// Whether it binds.
+    pub mode: Mode,
+    /// The tenants it is asked about; empty: all.
+    pub tenants: Vec<String>,
+    /// The groups it is asked about; empty: all.
+    pub groups: Vec<String>,
+    /// Guest CPU time a decision may take. Wall-clock time is bounded by twenty times that.
+    pub budget: Duration,
+    /// Most memory an instance may have, bytes.
+    pub memory: u64,
+    /// Variables whose values it may see; `*` at the end stands for any rest.
+    pub env_values: Vec<String>,
+    /// Its settings, JSON.
+    pub settings: String,
+}
+
+impl PolicySettings {
+    /// A shipped policy with everything at its default.
+    pub fn builtin(name: &str, settings: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            module: Module::Builtin(name.to_owned()),
+            sha256: None,
+            order: 50,
+            mode: Mode::Enforce,
+            tenants: Vec::new(),
+            groups: Vec::new(),
+            budget: BUDGET,
+            memory: MEMORY,
+            env_values: Vec::new(),
+            settings: settings.to_owned(),
+        }
+    }
+}
+
+/// All policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// In no particular order.
+    pub policies: Vec<PolicySettings>,
+    /// Decisions being made at once: each holds a thread and its instances.
+    pub pool: usize,
+    /// How long a decision may wait for its turn.
+    pub wait: Duration,
+}
+
+/// The policies of a gateway on loopback that was configured with none. They restrain mistakes, not attackers.
+pub fn default_set() -> Vec<PolicySettings> {
+    vec![
+        PolicySettings::builtin("command-rules", r#"{"preset":"developer"}"#),
+        PolicySettings::builtin("session-quota", "{}"),
+        PolicySettings::builtin("rate-limit", "{}"),
+    ]
+}

@@ -1,0 +1,316 @@
+//! The results of the methods, from plain values.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::domain::{
+    Authority, Containment, DecisionId, EndReason, ExitStatus, JobId, JobLimits, Principal, Resolved,
+    SessionGrant, SessionId, StreamName, Usage,
+};
+use crate::verdict::{Ballot, Mode, Permission, Refusal, Terms, Verdict};
+
+use super::event::{status_members, usage_value};
+use super::method::Method;
+
+/// Whole milliseconds since 1970-01-01 UTC.
+fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, ms)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `server.info`
+#[derive(Debug)]
+pub struct ServerInfo<'a> {
+    /// This build.
+    pub version: &'a str,
+    /// Tells one start of the server from another.
+    pub epoch: &'a str,
+    /// Who asks.
+    pub principal: &'a Principal,
+    /// What this host can promise.
+    pub containment: &'a Containment,
+    /// Named limits of the connection and the server.
+    pub limits: &'a [(&'static str, u64)],
+}
+
+impl ServerInfo<'_> {
+    /// As the client gets it.
+    pub fn value(&self) -> Value {
+        let c = self.containment;
+        let limits: Map<_, _> =
+            self.limits.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        json!({
+            "name": "execgate", "version": self.version, "epoch": self.epoch, "protocol": 1,
+            "principal": {
+                "tenant": &*self.principal.tenant, "subject": &*self.principal.subject,
+                "groups": self.principal.groups.iter().map(|g| &**g).collect::<Vec<_>>(),
+                "authority": authority(self.principal.authority),
+            },
+            "containment": {"tier": c.tier.to_string(), "pause": c.pause, "kill": c.kill, "notes": c.notes},
+            "limits": limits,
+            "features": ["pty", "pause", "detach", "binary", "credit", "explain"],
+        })
+    }
+}
+
+fn authority(authority: Authority) -> &'static str {
+    match authority {
+        Authority::Caller => "caller",
+        Authority::TenantAdmin => "tenant_admin",
+        Authority::Admin => "admin",
+    }
+}
+
+fn job_limits(limits: &JobLimits) -> Value {
+    json!({
+        "wall_ms": limits.wall.map(ms), "cpu_ms": limits.cpu.map(ms), "memory_bytes": limits.memory, "processes": limits.processes,
+        "output_bytes": limits.output, "file_size_bytes": limits.file_size, "open_files": limits.open_files,
+    })
+}
+
+fn session_limits(grant: &SessionGrant, detach: Option<Duration>) -> Value {
+    json!({
+        "max_jobs": grant.max_jobs, "max_duration_ms": grant.max_duration.map(ms), "idle_ms": grant.idle.map(ms),
+        "detach_ttl_ms": detach.map(ms), "job": job_limits(&grant.job_limits),
+    })
+}
+
+/// A session as it is shown. Absent limits are null: none.
+#[derive(Debug)]
+pub struct SessionView<'a> {
+    /// The session.
+    pub id: SessionId,
+    /// Whose.
+    pub owner: &'a Principal,
+    /// The client's labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// What it may do.
+    pub grant: &'a SessionGrant,
+    /// How long it lives on without a connection.
+    pub detach: Option<Duration>,
+    /// The decision that admitted it.
+    pub decision: DecisionId,
+    /// When it was opened.
+    pub opened_at: SystemTime,
+    /// A connection owns it.
+    pub attached: bool,
+    /// Jobs whose tree is not empty.
+    pub jobs: u32,
+}
+
+impl SessionView<'_> {
+    /// The answer to `session.open`.
+    pub fn opened(&self) -> Value {
+        json!({
+            "session": self.id.to_string(), "limits": session_limits(self.grant, self.detach), "decision": self.decision.to_string(),
+        })
+    }
+
+    /// As `session.get` and `session.list` show it.
+    pub fn value(&self) -> Value {
+        json!({
+            "session": self.id.to_string(), "tenant": &*self.owner.tenant, "subject": &*self.owner.subject, "labels": self.labels,
+            "limits": session_limits(self.grant, self.detach), "decision": self.decision.to_string(),
+            "opened_at_ms": unix_ms(self.opened_at), "attached": self.attached, "jobs": self.jobs,
+        })
+    }
+}
+
+/// A job as it is shown.
+#[derive(Debug)]
+pub struct JobView<'a> {
+    /// The job.
+    pub id: JobId,
+    /// Its session.
+    pub session: SessionId,
+    /// Whose.
+    pub owner: &'a Principal,
+    /// What it runs.
+    pub argv: &'a [String],
+    /// The client's labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The leader's process id.
+    pub pid: u32,
+    /// When it was started.
+    pub started_at: SystemTime,
+    /// The decision that cleared it.
+    pub decision: DecisionId,
+    /// Paused, and whether exactly.
+    pub paused: Option<bool>,
+    /// The leader's end.
+    pub exited: Option<(ExitStatus, EndReason)>,
+    /// The job's end: survivors, reason, usage.
+    pub closed: Option<(u32, EndReason, Usage)>,
+    /// Each stream: name, oldest byte still here, next byte.
+    pub streams: Vec<(StreamName, u64, u64)>,
+}
+
+impl JobView<'_> {
+    /// The answer to `job.start`.
+    pub fn started(&self, channel: Option<u32>) -> Value {
+        json!({
+            "job": self.id.to_string(), "channel": channel, "pid": self.pid, "started_at": unix_ms(self.started_at),
+            "decision": self.decision.to_string(),
+        })
+    }
+
+    /// The answer to `job.attach`.
+    pub fn attached(&self, channel: u32) -> Value {
+        json!({"channel": channel, "streams": self.streams_value(), "status": self.value()})
+    }
+
+    /// As `job.get`, `job.list` and `job.wait` show it.
+    pub fn value(&self) -> Value {
+        let state = match (self.closed, self.exited, self.paused) {
+            (Some(_), _, _) => "closed",
+            (None, Some(_), _) => "exited",
+            (None, None, Some(_)) => "paused",
+            (None, None, None) => "running",
+        };
+        let mut value = json!({
+            "job": self.id.to_string(), "session": self.session.to_string(), "tenant": &*self.owner.tenant,
+            "subject": &*self.owner.subject, "argv": self.argv, "labels": self.labels, "pid": self.pid,
+            "started_at": unix_ms(self.started_at), "decision": self.decision.to_string(), "state": state,
+            "streams": self.streams_value(),
+        });
+        if let Value::Object(map) = &mut value {
+            if let Some((status, reason)) = self.exited {
+                map.append(&mut status_members(status));
+                map.insert("reason".to_owned(), reason.as_str().into());
+            }
+            if let Some((survivors, reason, usage)) = &self.closed {
+                map.insert("reason".to_owned(), reason.as_str().into());
+                map.insert("survivors".to_owned(), (*survivors).into());
+                map.insert("usage".to_owned(), usage_value(usage));
+            }
+        }
+        value
+    }
+
+    fn streams_value(&self) -> Value {
+        let entry = |(name, oldest, next): &(StreamName, u64, u64)| {
+            (name.as_str().to_owned(), json!({"oldest": oldest, "next": next}))
+        };
+        Value::Object(self.streams.iter().map(entry).collect())
+    }
+}
+
+/// Adds the last bytes of each stream to a job's status.
+#[must_use]
+pub fn with_tails(mut status: Value, tails: &[(StreamName, Vec<u8>)]) -> Value {
+    let entry = |(name, bytes): &(StreamName, Vec<u8>)| {
+        (name.as_str().to_owned(), json!({"data_b64": STANDARD.encode(bytes)}))
+    };
+    if let Value::Object(map) = &mut status {
+        map.insert("tail".to_owned(), Value::Object(tails.iter().map(entry).collect()));
+    }
+    status
+}
+
+/// A list under its name.
+pub fn list(name: &str, items: Vec<Value>) -> Value {
+    Value::Object(Map::from_iter([(name.to_owned(), Value::Array(items))]))
+}
+
+/// The answer to `session.attach`.
+pub fn session_attached(session: SessionId, jobs: Vec<Value>) -> Value {
+    json!({"session": session.to_string(), "jobs": jobs})
+}
+
+/// The answer to `session.close`.
+pub fn session_closed(jobs: u32, survivors: u32) -> Value {
+    json!({"jobs": jobs, "survivors": survivors})
+}
+
+/// The answer to `job.stop` and `job.kill`.
+pub fn stopped(survivors: u32, escalated: bool, elapsed: Duration) -> Value {
+    json!({"survivors": survivors, "escalated": escalated, "elapsed_ms": ms(elapsed)})
+}
+
+/// The answer to `job.pause` and `job.resume`.
+pub fn paused(paused: bool, exact: bool) -> Value {
+    json!({"paused": paused, "exact": exact})
+}
+
+/// The answer to `job.signal`.
+pub fn delivered() -> Value {
+    json!({"delivered": true})
+}
+
+/// The answer to `job.stdin`.
+pub fn accepted(offset: u64) -> Value {
+    json!({"offset": offset})
+}
+
+/// The answer of a method that has nothing to say.
+pub fn nothing() -> Value {
+    json!({})
+}
+
+/// The methods of this build, by name (OpenRPC 1.3 without schemas).
+pub fn discover(version: &str) -> Value {
+    let methods: Vec<_> =
+        Method::names().map(|name| json!({"name": name, "paramStructure": "by-name"})).collect();
+    json!({"openrpc": "1.3.2", "info": {"title": "execgate", "version": version}, "methods": methods})
+}
+
+/// A policy in force: name, module, version, hooks, digest, mode.
+pub fn policy(name: &str, module: &str, version: &str, hooks: &[String], digest: &str, mode: Mode) -> Value {
+    json!({"name": name, "module": module, "version": version, "hooks": hooks, "sha256": digest, "mode": mode_word(mode)})
+}
+
+const fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Monitor => "monitor",
+    }
+}
+
+/// The answer to `policy.explain`. `outcome` is the terms when it would be allowed, and `Ok(None)` when policy would
+/// change the command and review the result.
+pub fn explanation(
+    resolved: &Resolved,
+    ballots: &[Ballot<Permission>],
+    outcome: &Result<Option<Terms>, Refusal>,
+) -> Value {
+    let facts = &resolved.facts;
+    let (verdict, rules, message, remedy) = match outcome {
+        Ok(Some(terms)) => ("allow", terms.rules.clone(), None, None),
+        Ok(None) => ("change", Vec::new(), None, None),
+        Err(Refusal::Denied(denied)) => {
+            ("deny", denied.rules.clone(), Some(denied.message.clone()), denied.remedy.clone())
+        }
+        Err(Refusal::Failed { policy, fault, .. }) => {
+            ("deny", Vec::new(), Some(format!("the policy {policy:?} broke ({fault})")), None)
+        }
+    };
+    json!({
+        "verdict": verdict, "rules": rules, "message": message, "remedy": remedy,
+        "facts": {
+            "found": facts.executable.found, "canonical": facts.executable.canonical, "setuid": facts.executable.setuid,
+            "interpreter": facts.executable.interpreter.as_ref().map(|i| &i.canonical), "cwd": facts.cwd,
+            "script": facts.script.as_ref().map(|s| json!({"opaque": s.opaque, "reasons": s.reasons})),
+        },
+        "policies": ballots.iter().map(ballot).collect::<Vec<_>>(),
+    })
+}
+
+fn ballot(ballot: &Ballot<Permission>) -> Value {
+    let (verdict, rules, message) = match &ballot.outcome {
+        Ok(Verdict::Abstain) => ("abstain", Vec::new(), None),
+        Ok(Verdict::Allow(permission)) => ("allow", permission.rules.clone(), None),
+        Ok(Verdict::Deny(denial)) => ("deny", denial.rules.clone(), Some(denial.message.clone())),
+        Err(broken) => ("failed", Vec::new(), Some(broken.fault.to_string())),
+    };
+    let us = u64::try_from(ballot.took.as_micros()).unwrap_or(u64::MAX);
+    json!({
+        "policy": &*ballot.policy, "mode": mode_word(ballot.mode), "verdict": verdict, "rules": rules, "message": message, "took_us": us,
+    })
+}

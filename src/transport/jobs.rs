@@ -1,0 +1,217 @@
+//! The job methods that concern streams and starting.
+
+use std::sync::Arc;
+
+use crate::domain::{Failure, JobId, SessionId, StreamName};
+use crate::rpc::frame::ClientFrame;
+use crate::rpc::method::{JobAttach, JobStart};
+use crate::rpc::{Value, event, view};
+use crate::session::{Job, JobRequest, Reach, StdinMode};
+use crate::stream::{Overflow, Start, StdinRefused, ViewKind};
+
+use super::connection::Connection;
+use super::dispatch::{Outcome, find};
+use super::follower::Follower;
+use super::{sessions, views};
+
+/// Most jobs in one answer of `job.list`.
+const MAX_LIST: usize = 1000;
+
+pub(super) async fn start(on: &Connection, start: JobStart) -> Result<Outcome, Failure> {
+    let session = sessions::named_or_default(on, start.session).await?;
+    let (view, window) = (start.view, start.window);
+    let job = session.start(request(start), &on.link).await?;
+    let follower = if view { first_viewer(on, &job, window)? } else { known_or_muted(on, &job) };
+    let channel = follower.as_ref().map(|f| f.channel).filter(|_| view);
+    let value = views::job(&job).started(channel);
+    Ok(Outcome::following(value, follower.into_iter().collect()))
+}
+
+fn request(start: JobStart) -> JobRequest {
+    JobRequest {
+        argv: start.argv,
+        cwd: start.cwd,
+        env: start.env,
+        terminal: start.pty,
+        stdin: if start.stdin { StdinMode::Pipe } else { StdinMode::Null },
+        timeout: start.timeout,
+        overflow: if start.keep_newest { Overflow::Ring } else { Overflow::Block },
+        ring: start.ring,
+        key: start.key,
+        labels: start.labels,
+    }
+}
+
+/// The owner's view from the first byte: the write viewer, unless a repeat under the same key finds one at work.
+fn first_viewer(on: &Connection, job: &Arc<Job>, window: Option<u32>) -> Result<Option<Follower>, Failure> {
+    let from_zero = JobAttach { job: job.card.id, from: Default::default(), write: true, window };
+    match follow(on, job, &from_zero) {
+        Err(Failure::Conflict(_)) => follow(on, job, &JobAttach { write: false, ..from_zero }).map(Some),
+        followed => followed.map(Some),
+    }
+}
+
+fn known_or_muted(on: &Connection, job: &Arc<Job>) -> Option<Follower> {
+    let known = on.followers.lock().find(job.card.id).is_some();
+    (!known).then(|| on.mute(job.clone()))
+}
+
+pub(super) async fn explain(on: &Connection, start: JobStart) -> Result<Value, Failure> {
+    let session = sessions::named_or_default(on, start.session).await?;
+    let explained = on.core.explain(&on.caller, &session, &request(start)).await?;
+    Ok(view::explanation(&explained.resolved, &explained.ballots, &explained.outcome))
+}
+
+pub(super) fn list(on: &Connection, session: Option<SessionId>) -> Value {
+    let mut jobs = on.core.registry.jobs(&on.caller.principal, session);
+    jobs.drain(..jobs.len().saturating_sub(MAX_LIST));
+    view::list("jobs", jobs.iter().map(|job| views::job(job).value()).collect())
+}
+
+pub(super) fn get(on: &Connection, job: JobId, tail: bool) -> Result<Value, Failure> {
+    let job = find(on, job, Reach::Administer)?;
+    let status = views::job(&job).value();
+    if !tail {
+        return Ok(status);
+    }
+    let most = on.core.settings.tail;
+    let tails: Vec<_> = job.output.streams().iter().map(|s| (*s, job.output.tail(*s, most))).collect();
+    Ok(view::with_tails(status, &tails))
+}
+
+pub(super) fn attach(on: &Connection, attach: &JobAttach) -> Result<Outcome, Failure> {
+    let reach = if attach.write { Reach::Own } else { Reach::Administer };
+    let job = find(on, attach.job, reach)?;
+    if attach.write && !on.link.owns(job.card.session) {
+        return Err(Failure::Conflict(
+            "only the connection that owns the session may write; attach the session first".to_owned(),
+        ));
+    }
+    for (name, extent) in job.output.extents() {
+        if attach.from.get(&name).is_some_and(|from| *from > extent.next) {
+            return Err(Failure::InvalidParams(format!(
+                "from.{}: the stream ends at {}",
+                name.as_str(),
+                extent.next
+            )));
+        }
+    }
+    if let Some(name) = attach.from.keys().find(|name| !job.output.streams().contains(name)) {
+        return Err(Failure::InvalidParams(format!("from: the job has no {}", name.as_str())));
+    }
+    let follower = follow(on, &job, attach)?;
+    let value = views::job(&job).attached(follower.channel);
+    Ok(Outcome::following(value, vec![follower]))
+}
+
+/// The connection's follower of the job, moved, or a new one. Until the writer gets it back with the answer it gives
+/// nothing out.
+fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<Follower, Failure> {
+    let taken = || Failure::Conflict("the job has a write viewer already".to_owned());
+    let start = Start { from: attach.from.clone(), window: attach.window };
+    let mut table = on.followers.lock();
+    if let Some(mut follower) = table.take(job.card.id) {
+        if attach.write && !follower.viewer.promote() {
+            table.list.push(follower);
+            return Err(taken());
+        }
+        if !attach.write {
+            follower.viewer.demote();
+        }
+        follower.viewer.reposition(&start);
+        follower.writes = on.link.owns(job.card.session);
+        follower.windowed = attach.window.is_some();
+        return Ok(follower);
+    }
+    let kind = if attach.write { ViewKind::Write } else { ViewKind::Observe };
+    let viewer = job.output.view(kind, &start, on.wake.clone()).map_err(|_| taken())?;
+    let writes = on.link.owns(job.card.session);
+    Ok(Follower::new(job.clone(), table.fresh_channel(), viewer, writes, attach.window.is_some()))
+}
+
+pub(super) fn detach(on: &Connection, job: JobId) -> Result<Value, Failure> {
+    let job = find(on, job, Reach::Administer)?;
+    let mut table = on.followers.lock();
+    if table.take(job.card.id).is_none() {
+        return Err(Failure::Conflict("this connection does not view the job".to_owned()));
+    }
+    drop(table);
+    if on.link.owns(job.card.session) && job.state().closed.is_none() {
+        let muted = on.mute(job);
+        on.followers.lock().list.push(muted);
+    }
+    Ok(view::nothing())
+}
+
+pub(super) fn ack(
+    on: &Connection,
+    job: JobId,
+    stream: StreamName,
+    offset: u64,
+    window: Option<u32>,
+) -> Result<Value, Failure> {
+    let job = find(on, job, Reach::Administer)?;
+    let mut table = on.followers.lock();
+    // A job that is over for this connection has nothing left to acknowledge.
+    let Some(follower) = table.find(job.card.id) else { return Ok(view::nothing()) };
+    if follower.viewer.ack(stream, offset, window).is_err() {
+        drop(table);
+        on.fail((1002, "an acknowledgement beyond what was sent"));
+    }
+    on.wake.notify_one();
+    Ok(view::nothing())
+}
+
+pub(super) fn stdin(on: &Connection, job: JobId, data: &[u8], eof: bool) -> Result<Value, Failure> {
+    let job = find(on, job, Reach::Own)?;
+    offer(on, &job, None, data, eof).map(view::accepted)
+}
+
+fn offer(on: &Connection, job: &Job, offset: Option<u64>, data: &[u8], eof: bool) -> Result<u64, Failure> {
+    if job.state().exited.is_some() {
+        return Err(Failure::Finished);
+    }
+    if !on.link.owns(job.card.session) {
+        return Err(Failure::Conflict("only the connection that owns the session may write".to_owned()));
+    }
+    let stdin = job.stdin.as_ref().ok_or_else(|| {
+        Failure::InvalidParams(
+            "the job reads from the null device; start it with stdin \"pipe\" to write to it".to_owned(),
+        )
+    })?;
+    stdin.offer(offset, data, eof).map_err(|refused| match refused {
+        StdinRefused::Busy { free } => Failure::Busy { free },
+        StdinRefused::WrongOffset { expected } => {
+            Failure::InvalidParams(format!("offset: the next byte of stdin is {expected}"))
+        }
+        StdinRefused::Closed => Failure::Conflict("the job's stdin is closed".to_owned()),
+    })
+}
+
+/// A binary frame. `Ok(Some(text))` is a `job.stdin_refused` to send.
+pub(super) fn frame(on: &Connection, frame: ClientFrame<'_>) -> Result<Option<String>, (u16, &'static str)> {
+    match frame {
+        ClientFrame::Ack { channel, stream, offset, window } => {
+            let mut table = on.followers.lock();
+            let Some(follower) = table.list.iter_mut().find(|f| f.channel == channel) else {
+                return Ok(None);
+            };
+            let window = (window != 0).then_some(window);
+            if !window.is_none_or(|w| (4096..=16 * 1024 * 1024).contains(&w)) {
+                return Err((1002, "a window outside 4 KiB to 16 MiB"));
+            }
+            if follower.viewer.ack(stream, offset, window).is_err() {
+                return Err((1002, "an acknowledgement beyond what was sent"));
+            }
+            drop(table);
+            on.wake.notify_one();
+            Ok(None)
+        }
+        ClientFrame::Stdin { channel, offset, data, last } => {
+            let job = on.followers.lock().list.iter().find(|f| f.channel == channel).map(|f| f.job.clone());
+            let Some(job) = job else { return Ok(None) };
+            let refused = offer(on, &job, Some(offset), data, last).err();
+            Ok(refused.map(|failure| event::stdin_refused(job.card.id, offset, &failure)))
+        }
+    }
+}
