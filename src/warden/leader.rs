@@ -49,9 +49,8 @@ struct Order {
 
 /// Lives the leader's life. Never returns.
 pub(super) fn live(orders: &Orders<'_>) -> ! {
-    let Ok([gate, own]) = sys::keep_only([orders.gate.as_fd(), orders.own.as_fd()]) else {
-        sys::exit_now(126)
-    };
+    let (Ok(gate), Ok(own)) = (orders.gate.try_clone(), orders.own.try_clone()) else { sys::exit_now(126) };
+    let Ok([gate, own]) = sys::keep_only([gate, own]) else { sys::exit_now(126) };
     let Err(failure) = become_job(orders, &gate, own);
     if let Some(failure) = failure {
         report(&gate, &LeaderSays::Failed(failure));

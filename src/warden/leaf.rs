@@ -62,6 +62,9 @@ pub(super) struct State {
 
 impl Root {
     /// Makes `execgate-<instance>` below `parent` and locks it.
+    ///
+    /// # Errors
+    /// `EBUSY` when the sweep of another instance that starts took it before it was locked: use another name.
     pub(super) fn create(parent: &Path, instance: &str) -> io::Result<Self> {
         let path = parent.join(format!("execgate-{instance}"));
         fs::create_dir(&path)?;

@@ -103,8 +103,8 @@ fn begin() -> Result<Process, String> {
     let step = |what: &'static str| move |e: Errno| format!("{what}: {e}");
     let own = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let own = own.map_err(|e| format!("own binary: {e}"))?;
-    let [gateway, own] =
-        sys::keep_only([std::io::stdin().as_fd(), own.as_fd()]).map_err(step("descriptors"))?;
+    let link = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("link: {e}"))?;
+    let [gateway, own] = sys::keep_only([link, own]).map_err(step("descriptors"))?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     nix::unistd::dup2_stdin(null.map_err(|e| format!("/dev/null: {e}"))?).map_err(step("stdin"))?;
     prctl::set_child_subreaper(true).map_err(step("subreaper"))?;

@@ -31,6 +31,9 @@ use crate::domain::{ExitStatus, SpawnStage, Usage};
 /// How long the gateway waits for the instance to be empty after it killed it itself.
 const EMERGENCY: Duration = Duration::from_secs(2);
 
+/// How often it looks: the kernel's notice is lost when the group goes before it is sent.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How far a running job has come to its end.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
@@ -380,7 +383,7 @@ async fn empty_within(events: OwnedFd, bound: Duration) -> bool {
             if !populated {
                 return;
             }
-            if let Ok(mut ready) = events.ready(Interest::PRIORITY).await {
+            if let Ok(Ok(mut ready)) = timeout(LOOK_AGAIN, events.ready(Interest::PRIORITY)).await {
                 ready.clear_ready();
             }
         }

@@ -27,9 +27,10 @@ pub(super) fn kill(job: &mut Job, patience: Duration) {
     }
     let now = Instant::now();
     job.killed = Some(Killed { overdue: now + patience, told: false });
-    if job.leaf.as_ref().is_none_or(|leaf| leaf.kill().is_err()) {
-        job.look_now();
+    if let Some(leaf) = &job.leaf {
+        let _ = leaf.kill();
     }
+    job.look_now();
     if job.phase != Phase::Running || job.leaf.is_some() {
         let _ = sys::signal_pidfd(job.leader.pidfd.as_fd(), Signal::SIGKILL as i32);
     }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -19,6 +20,9 @@ use crate::domain::Tier;
 
 /// How long each step of the trial may take; a sound kernel needs a millisecond.
 const STEP: Duration = Duration::from_secs(2);
+
+/// Names tried for the instance's group, each only when a sweep took the one before.
+const NAMES: u32 = 16;
 
 /// Where jobs live, and what that is worth.
 #[derive(Debug)]

@@ -235,11 +235,13 @@ in_each_tier!(a_kill_ends_the_whole_tree, |warden| async move {
 
 in_each_tier!(the_exit_is_told_at_once_though_descendants_live, |warden| async move {
     let job = job_id();
-    let script = "setsid sleep 1000 & sleep 1000 & exit 3";
-    let (running, _ends) = start(&warden, job, &["sh", "-c", script]).await;
+    let script = "setsid sh -c 'echo a; sleep 1000; :' & sh -c 'echo b; sleep 1000; :' & exit 3";
+    let (running, ends) = start(&warden, job, &["sh", "-c", script]).await;
     assert_eq!(running.exited().await, ExitStatus::Code(3));
     assert_eq!(running.signal(libc::SIGTERM, SignalTarget::Leader).await, Err(SignalFailure::Finished));
-    assert_eq!(living(job).len(), 2);
+    line(&ends.stdout).await;
+    line(&ends.stdout).await;
+    assert!(living(job).len() >= 2);
     running.kill();
     assert_eq!(running.emptied().await.survivors, 0);
     assert_eq!(living(job), Vec::<i32>::new());
@@ -575,6 +577,7 @@ async fn a_job_has_its_identity_from_the_first_open_on() {
     let said = output(ends.stdout).await;
     assert!(said.starts_with("65534\n65534\n65534\n"), "{said}");
     let private = tempfile::tempdir().unwrap();
+    fs::set_permissions(private.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let program = private.path().join("program");
     fs::copy("/bin/true", &program).unwrap();
     let failure =

@@ -107,9 +107,8 @@ impl Process {
     pub(super) fn on_children(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         self.reap_again = true;
-        for job in self.jobs.values_mut().filter(|job| job.leaf.is_none() && job.status.is_some()) {
-            job.look_now();
-        }
+        // Also where there are leaves: the kernel holds back a second notice of `cgroup.events` for 10 ms.
+        self.jobs.values_mut().filter(|job| job.status.is_some()).for_each(Job::look_now);
     }
 
     fn finish_if_empty(&mut self, number: u64) {
