@@ -69,8 +69,11 @@ fn grouped(instance: &str) -> Result<Ground, String> {
     let own = leaf::own_group(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
         .ok_or("no cgroup2 hierarchy with a group of ours is mounted")?;
     let found = sweep(&own);
-    let mut root =
-        Root::create(&own, instance).map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
+    let mut root = (0..NAMES)
+        .map(|n| Root::create(&own, &format!("{instance}{n:x}")))
+        .find(|made| !matches!(made, Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32)))
+        .ok_or("other instances that start at once keep taking ours for stale")?
+        .map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
     if let Err(why) = try_kill(&mut root) {
         let _ = root.kill();
         let _ = root.dissolve();
