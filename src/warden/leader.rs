@@ -22,6 +22,9 @@ use super::settings::Identity;
 use super::sys;
 use crate::domain::SpawnStage;
 
+/// Room for the order's one byte; what matters are its descriptors.
+const ORDER: usize = 16;
+
 /// What a leader is born with.
 #[derive(Debug)]
 pub(super) struct Orders<'a> {
@@ -104,7 +107,7 @@ fn report(gate: &OwnedFd, said: &LeaderSays) {
 /// Waits at the gate. The warden kills a leader that waits too long.
 fn wait(gate: &OwnedFd) -> Result<Order, Ended> {
     let fail = |errno| Some(WireFailure::new(SpawnStage::Gate, errno, "plan"));
-    let received = link::receive(gate.as_fd(), &mut link::scratch()).map_err(|e| fail(errno(e)))?;
+    let received = link::receive(gate.as_fd(), &mut [0; ORDER]).map_err(|e| fail(errno(e)))?;
     let fds = match received {
         Received::Packet(_, fds) => fds,
         Received::Garbage => return Err(fail(Errno::EPROTO)),

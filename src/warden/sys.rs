@@ -110,12 +110,12 @@ pub(super) fn close_on_exec() -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, flags) }).map(drop)
 }
 
-/// Sets every signal to its default action, those too that libc keeps for itself and will not touch.
-pub(super) fn default_signals() {
+/// Sets these signals to their default action, those too that libc keeps for itself and will not touch.
+pub(super) fn default_signals(signals: impl IntoIterator<Item = i32>) {
     // The kernel's struct sigaction: SIG_DFL is 0, no flags, no restorer, an empty mask. Larger on no platform.
     let default = [0_u64; 8];
     let (none, mask_size) = (std::ptr::null::<u64>(), std::mem::size_of::<u64>());
-    for signal in 1..=64 {
+    for signal in signals {
         // SAFETY: `default` is readable for the whole structure; nothing is written back; SIG_DFL installs no
         // code. KILL and STOP cannot be set and fail harmlessly.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, mask_size) };
@@ -123,10 +123,10 @@ pub(super) fn default_signals() {
 }
 
 /// Ignores these signals.
-pub(super) fn ignore_signals(signals: &[i32]) {
+pub(super) fn ignore_signals(signals: impl IntoIterator<Item = i32>) {
     for signal in signals {
         // SAFETY: SIG_IGN installs no code.
-        unsafe { libc::signal(*signal, libc::SIG_IGN) };
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 

@@ -16,9 +16,6 @@ use super::walk::{self, Seen};
 use super::{confine, sys};
 use crate::domain::SignalTarget;
 
-/// Largest signal number.
-const LAST_SIGNAL: i32 = 64;
-
 /// Kills a tree, now and exactly once; repeated calls change nothing. `patience` is how long it may take to die
 /// before it is told to live on.
 pub(super) fn kill(job: &mut Job, patience: Duration) {
@@ -43,7 +40,7 @@ pub(super) fn signal(
     target: SignalTarget,
     members: impl FnOnce() -> Vec<Seen>,
 ) -> Answer {
-    if !(1..=LAST_SIGNAL).contains(&number) {
+    if !(1..=confine::LAST_SIGNAL).contains(&number) {
         return Answer::Errno(Errno::EINVAL as i32);
     }
     if is_over(job) {

@@ -1,5 +1,7 @@
 //! The warden, over the real binary, with real trees. Emptiness is checked by a walk of /proc of our own.
 #![allow(clippy::disallowed_methods)] // tests start programs of their own and find themselves by environment
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // as in any test
+#![allow(clippy::print_stdout)] // how a test in a process of its own reports
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -231,6 +233,20 @@ in_each_tier!(a_kill_ends_the_whole_tree, |warden| async move {
     assert_eq!(running.emptied().await.survivors, 0);
     assert_eq!(living(job), Vec::<i32>::new());
     idle(&warden).await;
+});
+
+in_each_tier!(a_tree_of_two_hundred_that_left_its_session_is_killed_within_a_second, |warden| async move {
+    let job = job_id();
+    let script = "i=0; while [ $i -lt 100 ]; do setsid sh -c 'trap \"\" TERM; sleep 1000; :' & i=$((i+1)); done; \
+        while [ $(pgrep -c -P $$ sh) -lt 100 ]; do :; done; echo ready; wait";
+    let (running, ends) = start(&warden, job, &["sh", "-c", script]).await;
+    line(&ends.stdout).await;
+    assert!(living(job).len() > 100);
+    let begun = Instant::now();
+    running.kill();
+    assert_eq!(running.emptied().await.survivors, 0);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(living(job), Vec::<i32>::new());
 });
 
 in_each_tier!(the_exit_is_told_at_once_though_descendants_live, |warden| async move {

@@ -11,7 +11,7 @@ use super::super::link::{self, Received};
 use super::super::proto::{self, FromWarden, LeaderSays, WireFacts, WireFailure, WireUsage};
 use super::super::walk::{self, Hunt, Seen};
 use super::super::{reap, sys, tree};
-use super::{Process, fault};
+use super::{LINGER, Process, fault};
 use crate::domain::SpawnStage;
 
 impl Process {
@@ -171,6 +171,9 @@ impl Process {
             self.check_deadline(number, now);
             self.look(number, now, &around);
             self.check_overdue(number, now, &around);
+        }
+        if let Some(root) = &mut self.ground.root {
+            root.prune(now, if self.closing.is_some() { Duration::ZERO } else { LINGER });
         }
         self.reap_orphans();
         self.hunt_strays();
