@@ -359,14 +359,21 @@ async fn end_everything(shared: &Shared, child: &mut Child, emergency: Option<Em
         std::mem::take(&mut table.jobs)
     };
     shared.life.send_replace(Life::Gone);
-    let survivors = match emergency {
-        Some(emergency) => u32::from(!empty_within(emergency.events, EMERGENCY).await),
-        None => 0,
+    // Where there are groups the kernel says when they are empty; elsewhere only a warden that ended well knows.
+    let (survivors, clean) = match emergency {
+        Some(emergency) => (u32::from(!empty_within(emergency.events, EMERGENCY).await), None),
+        None => {
+            let clean = reap(child, shared.settings.shutdown).await;
+            (u32::from(!clean), Some(clean))
+        }
     };
     for entry in left.into_values() {
         entry.progress.send_modify(|p| p.end(Emptied { survivors, usage: Usage::default() }));
     }
-    let clean = reap(child, shared.settings.shutdown).await;
+    let clean = match clean {
+        Some(clean) => clean,
+        None => reap(child, shared.settings.shutdown).await,
+    };
     shared.life.send_replace(Life::Ended { clean });
 }
 

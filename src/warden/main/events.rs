@@ -245,5 +245,9 @@ impl Process {
             return;
         }
         hunt.step(&living);
+        if hunt.is_hopeless() {
+            self.strays = None;
+            fault("strays", &format!("{} orphan(s) cannot be ended", living.len()));
+        }
     }
 }
