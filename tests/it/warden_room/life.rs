@@ -52,6 +52,7 @@ async fn when_the_warden_is_killed_the_gateway_ends_every_job() {
     assert_eq!(running.emptied().await.survivors, 0);
     assert_eq!(living(job), Vec::<i32>::new());
     assert!(warden.probe().await.is_err());
+    assert!(!warden.shutdown().await, "it is reaped, and did not end well");
     // The next start, this one or that of a test beside it, sweeps what this one could not remove.
     let next = launch(None).await;
     let swept = async {
