@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,8 @@ impl Root {
     /// `EBUSY` when the sweep of another instance that starts took it before it was locked: use another name.
     pub(super) fn create(parent: &Path, instance: &str) -> io::Result<Self> {
         let path = parent.join(format!("execgate-{instance}"));
-        fs::create_dir(&path)?;
+        // Closed to others, who could hold the lock of a stale instance and so keep it from being swept.
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
         let lock = lock(&path).ok_or_else(|| io::Error::from(Errno::EBUSY))?;
         Ok(Self { path, _lock: lock, branches: HashMap::new(), made: 0 })
     }
@@ -259,10 +260,16 @@ pub(super) fn sweep(parent: &Path, mut wait: impl FnMut() -> bool) -> u32 {
     let Ok(entries) = fs::read_dir(parent) else { return 0 };
     let mut found = 0;
     for entry in entries.flatten() {
-        let stale = entry.file_name().to_string_lossy().starts_with("execgate-");
-        let Some(_lock) = stale.then(|| lock(&entry.path())).flatten() else { continue };
+        if !entry.file_name().to_string_lossy().starts_with("execgate-") {
+            continue;
+        }
+        // Who may not kill it may not hold its lock either, while another one could.
+        let Ok(mut kill) = File::options().write(true).open(entry.path().join("cgroup.kill")) else {
+            continue;
+        };
+        let Some(_lock) = lock(&entry.path()) else { continue };
         found += 1;
-        let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+        let _ = kill.write_all(b"1");
         while remove_tree(&entry.path(), MAX_DEPTH).is_err() && wait() {}
     }
     found
