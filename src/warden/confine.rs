@@ -13,6 +13,12 @@ use super::proto::Plan;
 use super::settings::Identity;
 use super::sys;
 
+/// Largest signal number.
+pub(super) const LAST_SIGNAL: i32 = 64;
+/// What the warden ignores and a job must not; the warden has every other signal at its default.
+pub(super) const IGNORED: [Signal; 5] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE];
+
 /// Becomes the identity, all three ids of user and group and exactly its groups.
 ///
 /// An unprivileged warden can only stay who it is: then nothing is changed and anything else is EPERM.
@@ -36,7 +42,7 @@ pub(super) fn die_with(warden: Pid) -> Result<(), Errno> {
 /// A new session and group, default signals, an empty mask, umask 022.
 pub(super) fn fresh_state() -> Result<(), Errno> {
     nix::unistd::setsid()?;
-    sys::default_signals();
+    sys::default_signals(IGNORED.map(|s| s as i32));
     SigSet::empty().thread_set_mask()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())

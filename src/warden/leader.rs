@@ -22,6 +22,9 @@ use super::settings::Identity;
 use super::sys;
 use crate::domain::SpawnStage;
 
+/// Room for the order's one byte; what matters are its descriptors.
+const ORDER: usize = 16;
+
 /// What a leader is born with.
 #[derive(Debug)]
 pub(super) struct Orders<'a> {
@@ -49,9 +52,8 @@ struct Order {
 
 /// Lives the leader's life. Never returns.
 pub(super) fn live(orders: &Orders<'_>) -> ! {
-    let Ok([gate, own]) = sys::keep_only([orders.gate.as_fd(), orders.own.as_fd()]) else {
-        sys::exit_now(126)
-    };
+    let (Ok(gate), Ok(own)) = (orders.gate.try_clone(), orders.own.try_clone()) else { sys::exit_now(126) };
+    let Ok([gate, own]) = sys::keep_only([gate, own]) else { sys::exit_now(126) };
     let Err(failure) = become_job(orders, &gate, own);
     if let Some(failure) = failure {
         report(&gate, &LeaderSays::Failed(failure));
@@ -105,7 +107,7 @@ fn report(gate: &OwnedFd, said: &LeaderSays) {
 /// Waits at the gate. The warden kills a leader that waits too long.
 fn wait(gate: &OwnedFd) -> Result<Order, Ended> {
     let fail = |errno| Some(WireFailure::new(SpawnStage::Gate, errno, "plan"));
-    let received = link::receive(gate.as_fd(), &mut link::scratch()).map_err(|e| fail(errno(e)))?;
+    let received = link::receive(gate.as_fd(), &mut [0; ORDER]).map_err(|e| fail(errno(e)))?;
     let fds = match received {
         Received::Packet(_, fds) => fds,
         Received::Garbage => return Err(fail(Errno::EPROTO)),

@@ -1,15 +1,16 @@
 //! Groups: the instance's root, the groups of tenants and sessions below it, and one fresh leaf for each job.
 //!
 //! Names are server-made numbers that are never used again, because below a group that was ever written
-//! `cgroup.kill` every newborn dies at birth. An empty session or tenant group is removed with its last job, and
-//! its next use makes a new number. Knows cgroup2's core files only: no controllers.
+//! `cgroup.kill` every newborn dies at birth. An empty session or tenant group is removed soon after its last job,
+//! and its next use makes a new number. Knows cgroup2's core files only: no controllers.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -41,6 +42,8 @@ struct Branch {
 struct Twig {
     path: PathBuf,
     leaves: u32,
+    /// Since when it has had no leaf.
+    idle: Option<Instant>,
 }
 
 /// The group of exactly one job. Removed by [`Root::remove`], not by drop: the kernel may not be ready.
@@ -62,9 +65,13 @@ pub(super) struct State {
 
 impl Root {
     /// Makes `execgate-<instance>` below `parent` and locks it.
+    ///
+    /// # Errors
+    /// `EBUSY` when the sweep of another instance that starts took it before it was locked: use another name.
     pub(super) fn create(parent: &Path, instance: &str) -> io::Result<Self> {
         let path = parent.join(format!("execgate-{instance}"));
-        fs::create_dir(&path)?;
+        // Closed to others, who could hold the lock of a stale instance and so keep it from being swept.
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
         let lock = lock(&path).ok_or_else(|| io::Error::from(Errno::EBUSY))?;
         Ok(Self { path, _lock: lock, branches: HashMap::new(), made: 0 })
     }
@@ -91,7 +98,7 @@ impl Root {
         }
         let made = self.make_leaf(tenant, session);
         if made.is_err() {
-            self.prune(tenant, session);
+            self.prune(Instant::now(), Duration::ZERO);
         }
         made
     }
@@ -102,13 +109,14 @@ impl Root {
         if !branch.twigs.contains_key(session) {
             let path = branch.path.join(twig_number);
             fs::create_dir(&path)?;
-            branch.twigs.insert(session.to_owned(), Twig { path, leaves: 0 });
+            branch.twigs.insert(session.to_owned(), Twig { path, leaves: 0, idle: None });
         }
         let twig = branch.twigs.get_mut(session).ok_or(Errno::ENOENT)?;
         let path = twig.path.join(leaf_number);
         fs::create_dir(&path)?;
         let leaf = Leaf::open(path, tenant, session)?;
         twig.leaves += 1;
+        twig.idle = None;
         Ok(leaf)
     }
 
@@ -117,7 +125,7 @@ impl Root {
         self.made.to_string()
     }
 
-    /// Removes an empty leaf with everything below it, and the groups above it that this leaves without one.
+    /// Removes an empty leaf with everything below it. The groups above it are left for [`Self::prune`].
     ///
     /// # Errors
     /// The leaf back, when the kernel would not let go of it yet.
@@ -127,28 +135,33 @@ impl Root {
         }
         if let Some(twig) = self.branches.get_mut(&leaf.tenant).and_then(|b| b.twigs.get_mut(&leaf.session)) {
             twig.leaves = twig.leaves.saturating_sub(1);
+            twig.idle = (twig.leaves == 0).then(Instant::now);
         }
-        self.prune(&leaf.tenant, &leaf.session);
         Ok(())
     }
 
-    fn prune(&mut self, tenant: &str, session: &str) {
-        let Some(branch) = self.branches.get_mut(tenant) else { return };
-        if branch.twigs.get(session).is_some_and(|t| t.leaves == 0)
-            && let Some(twig) = branch.twigs.remove(session)
-        {
-            let _ = fs::remove_dir(twig.path);
-        }
-        if branch.twigs.is_empty()
-            && let Some(branch) = self.branches.remove(tenant)
-        {
-            let _ = fs::remove_dir(branch.path);
-        }
+    /// Removes the groups of sessions without a job for `linger`, and of tenants without such a session: a
+    /// session that runs one short command after the other keeps its group between them.
+    pub(super) fn prune(&mut self, now: Instant, linger: Duration) {
+        self.branches.retain(|_, branch| {
+            branch.twigs.retain(|_, twig| {
+                let over = twig.leaves == 0 && twig.idle.is_none_or(|since| now >= since + linger);
+                !(over && fs::remove_dir(&twig.path).is_ok())
+            });
+            !(branch.twigs.is_empty() && fs::remove_dir(&branch.path).is_ok())
+        });
     }
 
-    /// Groups that exist below the root now, counted on disk.
+    /// When [`Self::prune`] will next have something to do.
+    pub(super) fn next_prune(&self, linger: Duration) -> Option<Instant> {
+        let twigs = self.branches.values().flat_map(|branch| branch.twigs.values());
+        twigs.filter_map(|twig| twig.idle).min().map(|since| since + linger)
+    }
+
+    /// Groups of jobs that exist now: all that are on disk but those kept for tenants and sessions.
     pub(super) fn count(&self) -> u32 {
-        count_below(&self.path, MAX_DEPTH)
+        let kept: usize = self.branches.values().map(|branch| 1 + branch.twigs.len()).sum();
+        count_below(&self.path, MAX_DEPTH).saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX))
     }
 
     /// Kills everything in the instance. It can never hold a job again.
@@ -247,10 +260,16 @@ pub(super) fn sweep(parent: &Path, mut wait: impl FnMut() -> bool) -> u32 {
     let Ok(entries) = fs::read_dir(parent) else { return 0 };
     let mut found = 0;
     for entry in entries.flatten() {
-        let stale = entry.file_name().to_string_lossy().starts_with("execgate-");
-        let Some(_lock) = stale.then(|| lock(&entry.path())).flatten() else { continue };
+        if !entry.file_name().to_string_lossy().starts_with("execgate-") {
+            continue;
+        }
+        // Who may not kill it may not hold its lock either, while another one could.
+        let Ok(mut kill) = File::options().write(true).open(entry.path().join("cgroup.kill")) else {
+            continue;
+        };
+        let Some(_lock) = lock(&entry.path()) else { continue };
         found += 1;
-        let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+        let _ = kill.write_all(b"1");
         while remove_tree(&entry.path(), MAX_DEPTH).is_err() && wait() {}
     }
     found

@@ -41,7 +41,7 @@ pub(super) fn send(link: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -
     if sent == bytes.len() { Ok(()) } else { Err(Errno::MSGSIZE) }
 }
 
-/// Receives one packet. `scratch` is at least [`MAX_MESSAGE`] long; a longer packet is garbage.
+/// Receives one packet; one longer than `scratch` is garbage.
 pub(super) fn receive(link: BorrowedFd<'_>, scratch: &mut [u8]) -> Result<Received, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -44,6 +44,9 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// How often the end is checked while closing, and strays are hunted.
 const CLOSING_EVERY: Duration = Duration::from_millis(2);
 
+/// How long the group of a session without a job is kept for its next one.
+const LINGER: Duration = Duration::from_secs(2);
+
 const GATEWAY: u64 = u64::MAX;
 const CHILDREN: u64 = u64::MAX - 1;
 /// Job numbers the gateway may use: the rest of a token says which descriptor of the job it is.
@@ -79,6 +82,8 @@ struct Process {
     gateway: OwnedFd,
     outbox: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     epoll: Epoll,
+    /// What the link is in the epoll set for.
+    listening: EpollFlags,
     signals: SignalFd,
     scratch: Vec<u8>,
     hello: Hello,
@@ -103,8 +108,8 @@ fn begin() -> Result<Process, String> {
     let step = |what: &'static str| move |e: Errno| format!("{what}: {e}");
     let own = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let own = own.map_err(|e| format!("own binary: {e}"))?;
-    let [gateway, own] =
-        sys::keep_only([std::io::stdin().as_fd(), own.as_fd()]).map_err(step("descriptors"))?;
+    let link = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| format!("link: {e}"))?;
+    let [gateway, own] = sys::keep_only([link, own]).map_err(step("descriptors"))?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     nix::unistd::dup2_stdin(null.map_err(|e| format!("/dev/null: {e}"))?).map_err(step("stdin"))?;
     prctl::set_child_subreaper(true).map_err(step("subreaper"))?;
@@ -131,6 +136,7 @@ fn begin() -> Result<Process, String> {
         gateway,
         outbox: VecDeque::new(),
         epoll,
+        listening: EpollFlags::EPOLLIN,
         signals,
         scratch,
         hello,
@@ -152,9 +158,8 @@ fn begin() -> Result<Process, String> {
 
 /// Default actions, then deaf to what a terminal sends; SIGCHLD by descriptor.
 fn take_signals() -> Result<SignalFd, Errno> {
-    sys::default_signals();
-    let ignored = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE];
-    sys::ignore_signals(&ignored.map(|s| s as i32));
+    sys::default_signals(1..=confine::LAST_SIGNAL);
+    sys::ignore_signals(confine::IGNORED.map(|s| s as i32));
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_set_mask()?;
@@ -198,6 +203,7 @@ impl Process {
             }
             self.tick(Instant::now());
             self.flush();
+            self.listen();
             if let Some(code) = self.ended(Instant::now()) {
                 return code;
             }
@@ -217,7 +223,6 @@ impl Process {
             notes: containment.notes.clone(),
         });
         self.tell_with(&ready, fds);
-        self.flush();
         Ok(())
     }
 
@@ -227,7 +232,8 @@ impl Process {
         }
         let often = self.closing.is_some() || self.strays.is_some();
         let often = often.then(|| Instant::now() + CLOSING_EVERY);
-        let Some(at) = self.jobs.values().filter_map(Job::wake).chain(often).min() else {
+        let prune = self.ground.root.as_ref().and_then(|root| root.next_prune(LINGER));
+        let Some(at) = self.jobs.values().filter_map(Job::wake).chain(often).chain(prune).min() else {
             return EpollTimeout::NONE;
         };
         let rest = at.saturating_duration_since(Instant::now());
@@ -262,35 +268,39 @@ impl Process {
         self.tell_with(event, Vec::new());
     }
 
+    /// Sends an event at once if the gateway takes it, else when it does.
     fn tell_with(&mut self, event: &FromWarden, fds: Vec<OwnedFd>) {
         match proto::encode(event, MAX_MESSAGE) {
             Some(bytes) if !self.gateway_gone => self.outbox.push_back((bytes, fds)),
             Some(_) => {}
             None => fault("encode", "an event is too long"),
         }
+        self.flush();
     }
 
-    /// Sends what waits, as far as the gateway takes it, and listens accordingly.
+    /// Sends what waits, as far as the gateway takes it.
     fn flush(&mut self) {
         while let Some((bytes, fds)) = self.outbox.front() {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             match link::send(self.gateway.as_fd(), bytes, &fds) {
                 Ok(()) => drop(self.outbox.pop_front()),
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::TOOMANYREFS) => break,
-                Err(_) => {
-                    self.outbox.clear();
-                    break;
-                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::TOOMANYREFS) => return,
+                Err(_) => return self.outbox.clear(),
             }
         }
-        if self.gateway_gone {
-            return;
-        }
+    }
+
+    /// Listens for room when events wait, and for requests unless too many do.
+    fn listen(&mut self) {
         let mut wanted = EpollFlags::empty();
         wanted.set(EpollFlags::EPOLLIN, self.outbox.len() < MAX_OUTBOX);
         wanted.set(EpollFlags::EPOLLOUT, !self.outbox.is_empty());
-        if let Err(error) = self.epoll.modify(&self.gateway, &mut EpollEvent::new(wanted, GATEWAY)) {
-            fault("epoll", &error.to_string());
+        if self.gateway_gone || wanted == self.listening {
+            return;
+        }
+        match self.epoll.modify(&self.gateway, &mut EpollEvent::new(wanted, GATEWAY)) {
+            Ok(()) => self.listening = wanted,
+            Err(error) => fault("epoll", &error.to_string()),
         }
     }
 

@@ -31,6 +31,9 @@ use crate::domain::{ExitStatus, SpawnStage, Usage};
 /// How long the gateway waits for the instance to be empty after it killed it itself.
 const EMERGENCY: Duration = Duration::from_secs(2);
 
+/// How often it looks: the kernel's notice is lost when the group goes before it is sent.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How far a running job has come to its end.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
@@ -356,14 +359,21 @@ async fn end_everything(shared: &Shared, child: &mut Child, emergency: Option<Em
         std::mem::take(&mut table.jobs)
     };
     shared.life.send_replace(Life::Gone);
-    let survivors = match emergency {
-        Some(emergency) => u32::from(!empty_within(emergency.events, EMERGENCY).await),
-        None => 0,
+    // Where there are groups the kernel says when they are empty; elsewhere only a warden that ended well knows.
+    let (survivors, clean) = match emergency {
+        Some(emergency) => (u32::from(!empty_within(emergency.events, EMERGENCY).await), None),
+        None => {
+            let clean = reap(child, shared.settings.shutdown).await;
+            (u32::from(!clean), Some(clean))
+        }
     };
     for entry in left.into_values() {
         entry.progress.send_modify(|p| p.end(Emptied { survivors, usage: Usage::default() }));
     }
-    let clean = reap(child, shared.settings.shutdown).await;
+    let clean = match clean {
+        Some(clean) => clean,
+        None => reap(child, shared.settings.shutdown).await,
+    };
     shared.life.send_replace(Life::Ended { clean });
 }
 
@@ -380,7 +390,7 @@ async fn empty_within(events: OwnedFd, bound: Duration) -> bool {
             if !populated {
                 return;
             }
-            if let Ok(mut ready) = events.ready(Interest::PRIORITY).await {
+            if let Ok(Ok(mut ready)) = timeout(LOOK_AGAIN, events.ready(Interest::PRIORITY)).await {
                 ready.clear_ready();
             }
         }

@@ -66,7 +66,8 @@ impl From<WireFailure> for SpawnFailure {
 /// The tree of a job is empty, or should be and is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emptied {
-    /// Processes that live on although they were killed: `kill_pending` unless 0.
+    /// Processes that live on although they were killed: `kill_pending` unless 0. Where the warden died and the
+    /// host has no groups, nobody can count any more, and 1 stands for "perhaps".
     pub survivors: u32,
     /// What the job used.
     pub usage: Usage,

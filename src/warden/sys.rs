@@ -3,7 +3,7 @@
 //! Every function is safe to call: it checks or owns what it hands to the kernel. Nothing here decides anything.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -85,13 +85,13 @@ const FIRST: RawFd = 3;
 /// Closes every descriptor above the standard streams but these, which move to 3, 4, ... and close on exec.
 ///
 /// For a process that has just begun, or a fork that never returns to the code it came from: no owner of any
-/// other descriptor may be used or dropped afterwards.
-pub(super) fn keep_only<const N: usize>(kept: [BorrowedFd<'_>; N]) -> Result<[OwnedFd; N], Errno> {
+/// other descriptor may be used or dropped afterwards. Taking the kept ones by value leaves them no other owner.
+pub(super) fn keep_only<const N: usize>(kept: [OwnedFd; N]) -> Result<[OwnedFd; N], Errno> {
     let past = FIRST + N as RawFd;
     let mut high = [-1; N];
     for (slot, fd) in high.iter_mut().zip(kept) {
-        // SAFETY: duplicating a borrowed, hence open, descriptor; no memory is passed.
-        *slot = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, past) })?;
+        // SAFETY: duplicating an owned, hence open, descriptor; no memory is passed.
+        *slot = Errno::result(unsafe { libc::fcntl(fd.into_raw_fd(), libc::F_DUPFD_CLOEXEC, past) })?;
     }
     for (place, fd) in (FIRST..).zip(high) {
         // SAFETY: `fd` was made above; whatever `place` was before is given up, as documented.
@@ -110,19 +110,23 @@ pub(super) fn close_on_exec() -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, flags) }).map(drop)
 }
 
-/// Sets every signal to its default action.
-pub(super) fn default_signals() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no code; numbers that cannot be set (KILL, STOP, those of libc) fail harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// Sets these signals to their default action, those too that libc keeps for itself and will not touch.
+pub(super) fn default_signals(signals: impl IntoIterator<Item = i32>) {
+    // The kernel's struct sigaction: SIG_DFL is 0, no flags, no restorer, an empty mask. Larger on no platform.
+    let default = [0_u64; 8];
+    let (none, mask_size) = (std::ptr::null::<u64>(), std::mem::size_of::<u64>());
+    for signal in signals {
+        // SAFETY: `default` is readable for the whole structure; nothing is written back; SIG_DFL installs no
+        // code. KILL and STOP cannot be set and fail harmlessly.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, mask_size) };
     }
 }
 
 /// Ignores these signals.
-pub(super) fn ignore_signals(signals: &[i32]) {
+pub(super) fn ignore_signals(signals: impl IntoIterator<Item = i32>) {
     for signal in signals {
         // SAFETY: SIG_IGN installs no code.
-        unsafe { libc::signal(*signal, libc::SIG_IGN) };
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 

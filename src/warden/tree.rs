@@ -16,9 +16,6 @@ use super::walk::{self, Seen};
 use super::{confine, sys};
 use crate::domain::SignalTarget;
 
-/// Largest signal number.
-const LAST_SIGNAL: i32 = 64;
-
 /// Kills a tree, now and exactly once; repeated calls change nothing. `patience` is how long it may take to die
 /// before it is told to live on.
 pub(super) fn kill(job: &mut Job, patience: Duration) {
@@ -27,9 +24,10 @@ pub(super) fn kill(job: &mut Job, patience: Duration) {
     }
     let now = Instant::now();
     job.killed = Some(Killed { overdue: now + patience, told: false });
-    if job.leaf.as_ref().is_none_or(|leaf| leaf.kill().is_err()) {
-        job.look_now();
+    if let Some(leaf) = &job.leaf {
+        let _ = leaf.kill();
     }
+    job.look_now();
     if job.phase != Phase::Running || job.leaf.is_some() {
         let _ = sys::signal_pidfd(job.leader.pidfd.as_fd(), Signal::SIGKILL as i32);
     }
@@ -42,7 +40,7 @@ pub(super) fn signal(
     target: SignalTarget,
     members: impl FnOnce() -> Vec<Seen>,
 ) -> Answer {
-    if !(1..=LAST_SIGNAL).contains(&number) {
+    if !(1..=confine::LAST_SIGNAL).contains(&number) {
         return Answer::Errno(Errno::EINVAL as i32);
     }
     if is_over(job) {

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -19,6 +20,9 @@ use crate::domain::Tier;
 
 /// How long each step of the trial may take; a sound kernel needs a millisecond.
 const STEP: Duration = Duration::from_secs(2);
+
+/// Names tried for the instance's group, each only when a sweep took the one before.
+const NAMES: u32 = 16;
 
 /// Where jobs live, and what that is worth.
 #[derive(Debug)]
@@ -65,8 +69,11 @@ fn grouped(instance: &str) -> Result<Ground, String> {
     let own = leaf::own_group(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
         .ok_or("no cgroup2 hierarchy with a group of ours is mounted")?;
     let found = sweep(&own);
-    let mut root =
-        Root::create(&own, instance).map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
+    let mut root = (0..NAMES)
+        .map(|n| Root::create(&own, &format!("{instance}{n:x}")))
+        .find(|made| !matches!(made, Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32)))
+        .ok_or("other instances that start at once keep taking ours for stale")?
+        .map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
     if let Err(why) = try_kill(&mut root) {
         let _ = root.kill();
         let _ = root.dissolve();

@@ -113,6 +113,9 @@ pub(super) fn signal(seen: &Seen, signal: i32) -> Result<(), Errno> {
     }
 }
 
+/// Rounds after which what still lives is stuck in the kernel.
+const HOPELESS: u32 = 2048;
+
 /// Ends a tree that nothing holds together: stop every member until no new one appears, then kill all.
 #[derive(Debug, Default)]
 pub(super) struct Hunt {
@@ -122,10 +125,15 @@ pub(super) struct Hunt {
 }
 
 impl Hunt {
+    /// Whether further rounds are pointless.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.rounds > HOPELESS
+    }
+
     /// One round over the members seen now; the caller looks anew and calls again until there are none.
     pub(super) fn step(&mut self, members: &[Seen]) {
+        self.rounds = self.rounds.saturating_add(1);
         if !self.closed_in {
-            self.rounds += 1;
             let mut fresh = false;
             for seen in members {
                 if self.stopped.insert((seen.pid, seen.started)) {

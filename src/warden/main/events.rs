@@ -11,7 +11,7 @@ use super::super::link::{self, Received};
 use super::super::proto::{self, FromWarden, LeaderSays, WireFacts, WireFailure, WireUsage};
 use super::super::walk::{self, Hunt, Seen};
 use super::super::{reap, sys, tree};
-use super::{Process, fault};
+use super::{LINGER, Process, fault};
 use crate::domain::SpawnStage;
 
 impl Process {
@@ -107,9 +107,8 @@ impl Process {
     pub(super) fn on_children(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         self.reap_again = true;
-        for job in self.jobs.values_mut().filter(|job| job.leaf.is_none() && job.status.is_some()) {
-            job.look_now();
-        }
+        // Also where there are leaves: the kernel holds back a second notice of `cgroup.events` for 10 ms.
+        self.jobs.values_mut().filter(|job| job.status.is_some()).for_each(Job::look_now);
     }
 
     fn finish_if_empty(&mut self, number: u64) {
@@ -172,6 +171,9 @@ impl Process {
             self.check_deadline(number, now);
             self.look(number, now, &around);
             self.check_overdue(number, now, &around);
+        }
+        if let Some(root) = &mut self.ground.root {
+            root.prune(now, if self.closing.is_some() { Duration::ZERO } else { LINGER });
         }
         self.reap_orphans();
         self.hunt_strays();
@@ -243,5 +245,9 @@ impl Process {
             return;
         }
         hunt.step(&living);
+        if hunt.is_hopeless() {
+            self.strays = None;
+            fault("strays", &format!("{} orphan(s) cannot be ended", living.len()));
+        }
     }
 }

@@ -1,0 +1,150 @@
+//! The warden's own life: probe, shutdown, and the death of either process.
+
+use super::*;
+
+in_each_tier!(a_probe_spawns_for_real_and_leaves_nothing, |warden| async move {
+    for _ in 0..5 {
+        assert!(warden.probe().await.unwrap() < Duration::from_secs(2));
+        idle(&warden).await;
+    }
+});
+
+/// The instance's group that a running job is in, if it is in one.
+fn group_of(running: &Running) -> Option<String> {
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", running.pid())).unwrap();
+    groups.split('/').find(|part| part.starts_with("execgate-")).map(str::to_owned)
+}
+
+fn group_exists(instance: &Option<String>) -> bool {
+    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+    instance.as_ref().is_some_and(|instance| mounts.iter().any(|mount| mount.join(instance).exists()))
+}
+
+in_each_tier!(an_orderly_shutdown_ends_every_job_and_removes_the_instance, |warden| async move {
+    let job = job_id();
+    let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
+    line(&ends.stdout).await;
+    let group = group_of(&running);
+    assert!(warden.shutdown().await);
+    warden.gone().await;
+    assert_eq!(running.exited().await, ExitStatus::Signal { number: 9, core: false });
+    assert_eq!(running.emptied().await.survivors, 0);
+    assert_eq!(living(job), Vec::<i32>::new());
+    assert!(!group_exists(&group));
+    let failure = warden.prepare(wanted(job_id(), "true")).await.expect_err("no warden");
+    assert_eq!(Errno::from_raw(failure.errno), Errno::ESHUTDOWN);
+});
+
+#[tokio::test]
+async fn when_the_warden_is_killed_the_gateway_ends_every_job() {
+    let warden = launch(None).await;
+    if warden.containment().tier == Tier::C {
+        return;
+    }
+    let job = job_id();
+    let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
+    line(&ends.stdout).await;
+    let group = group_of(&running);
+    assert!(group_exists(&group));
+    let pid = rustix::process::Pid::from_raw(warden.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    warden.gone().await;
+    assert_eq!(running.emptied().await.survivors, 0);
+    assert_eq!(living(job), Vec::<i32>::new());
+    assert!(warden.probe().await.is_err());
+    assert!(!warden.shutdown().await, "it is reaped, and did not end well");
+    // The next start, this one or that of a test beside it, sweeps what this one could not remove.
+    let next = launch(None).await;
+    let swept = async {
+        while group_exists(&group) {
+            next.census().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), swept).await.expect("the stale instance to be swept");
+}
+
+/// The gateway of the test below, in a process of its own: prints its job and waits to be killed.
+#[tokio::test]
+#[ignore = "started by gateway_killed_with_sigkill"]
+async fn gateway_child() {
+    let warden = launch(std::env::var("TIER_C").is_ok().then_some(Tier::C)).await;
+    let job = job_id();
+    let (_running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
+    line(&ends.stdout).await;
+    println!("job={job}");
+    std::io::stdout().flush().unwrap();
+    std::future::pending::<()>().await;
+}
+
+fn gateway_killed_with_sigkill(tier_c: bool) {
+    let mut gateway = Program::new(std::env::current_exe().unwrap());
+    gateway.args(["--exact", "warden_room::life::gateway_child", "--ignored", "--nocapture"]);
+    if tier_c {
+        gateway.env("TIER_C", "1");
+    }
+    let mut gateway = gateway.stdout(ProgramStdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
+    let job: JobId = lines
+        .find_map(|l| l.unwrap().split_once("job=").map(|(_, id)| id.parse().unwrap()))
+        .expect("the gateway's job");
+    assert!(living(job).len() >= 4);
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    wait_for_all_of(job, Duration::from_secs(1));
+}
+
+#[test]
+fn gateway_killed_with_sigkill_leaves_no_job() {
+    gateway_killed_with_sigkill(false);
+}
+
+#[test]
+fn gateway_killed_with_sigkill_leaves_no_job_in_tier_c() {
+    gateway_killed_with_sigkill(true);
+}
+
+/// Run as a user who may write no cgroup.
+#[tokio::test]
+#[ignore = "started by without_privileges_the_warden_works_and_says_what_it_cannot"]
+async fn unprivileged_child() {
+    let warden = launch(None).await;
+    let containment = warden.containment().clone();
+    assert_eq!(containment.tier, Tier::C);
+    assert!(containment.notes.iter().any(|n| n.contains("no exact containment")), "{containment:?}");
+    warden.probe().await.unwrap();
+    let job = job_id();
+    let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
+    line(&ends.stdout).await;
+    running.kill();
+    assert_eq!(running.emptied().await.survivors, 0);
+    assert_eq!(living(job), Vec::<i32>::new());
+    assert!(warden.shutdown().await);
+    println!("alone=passed");
+}
+
+#[test]
+fn without_privileges_the_warden_works_and_says_what_it_cannot() {
+    if !is_root() {
+        return;
+    }
+    let mut child = Program::new("setpriv");
+    child.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    child.arg(std::env::current_exe().unwrap());
+    alone("life::unprivileged_child", child);
+}
+
+#[test]
+fn a_warden_without_a_proper_hello_ends_with_a_failure() {
+    use std::os::fd::AsFd;
+    for hello in [&b""[..], &[0xff; 300], &[0; 64]] {
+        let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+        let kind = rustix::net::SocketType::SEQPACKET;
+        let (ours, theirs) =
+            rustix::net::socketpair(rustix::net::AddressFamily::UNIX, kind, flags, None).unwrap();
+        let mut warden = Program::new(env!("CARGO_BIN_EXE_execgate"));
+        let warden = warden.arg("__warden").env_clear().stdin(theirs).stderr(ProgramStdio::null());
+        let mut warden = warden.spawn().unwrap();
+        rustix::net::send(ours.as_fd(), hello, rustix::net::SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(warden.wait().unwrap().code(), Some(1), "{hello:?}");
+    }
+}
