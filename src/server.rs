@@ -10,5 +10,5 @@ mod setup;
 mod start;
 
 pub use drain::Left;
-pub use setup::Setup;
+pub use setup::{Setup, SetupFailure};
 pub use start::{Server, StartFailure, start};

@@ -320,3 +320,11 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+impl PolicyTable {
+    /// The policy's settings as JSON.
+    pub fn settings_json(&self) -> String {
+        let settings = self.settings.as_ref().and_then(|dict| serde_json::to_string(dict).ok());
+        settings.unwrap_or_else(|| "{}".to_owned())
+    }
+}

@@ -1,10 +1,25 @@
-//! Everything a gateway is built from: the settings of each room.
+//! Everything a gateway is built from: the settings of each room, taken from the configuration.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::transport::Credential;
-use crate::{audit, policy, quota, session, transport, warden};
+use nix::unistd::{Uid, User};
+
+use crate::config::{ForcedTier, IdentityOf, ModeWord, Overflow, PolicyTable, Raw, Require, Sync};
+use crate::domain::{Authority, JobLimits, Principal, Tier};
+use crate::policy::{Module, PolicySettings, default_set};
+use crate::session::{Home, Identity};
+use crate::transport::{Credential, TokenDigest};
+use crate::{audit, policy, quota, session, stream, transport, warden};
+
+/// Lines of the decision log that wait to be written.
+const AUDIT_QUEUE: usize = 4096;
+
+/// What clients on other hosts may set in a job's environment.
+const ENV_ALLOW: [&str; 6] = ["LANG", "LC_*", "TERM", "TZ", "COLUMNS", "LINES"];
 
 /// The settings of each room, and what belongs to none.
 #[derive(Debug, Clone)]
@@ -17,6 +32,10 @@ pub struct Setup {
     pub require_exact: bool,
     /// From the signal to TERM for the jobs.
     pub drain_grace: Duration,
+    /// No policy is configured: the default ones are in force.
+    pub default_policies: bool,
+    /// Jobs run as root.
+    pub root_jobs: bool,
     /// The rooms' own.
     pub policy: policy::Settings,
     /// The rooms' own.
@@ -29,4 +48,342 @@ pub struct Setup {
     pub session: session::Settings,
     /// The rooms' own.
     pub transport: transport::Settings,
+}
+
+/// What the configuration asks for and this host does not have.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupFailure {
+    /// A user that does not exist.
+    #[error(
+        "tenant.{tenant}.identity: there is no user {user:?} on this host; create it, or give uid and gid"
+    )]
+    NoUser {
+        /// For which tenant.
+        tenant: String,
+        /// Which.
+        user: String,
+    },
+    /// Jobs as root that were not allowed.
+    #[error(
+        "jobs would run as root; give tenants an identity, or set jobs.allow_root = true if that is what you want"
+    )]
+    RootJobs,
+    /// Identities without the power to take them.
+    #[error(
+        "tenant.{0}.identity: only root can run jobs as another user; start the server as root, or leave the identity out"
+    )]
+    NotRoot(String),
+}
+
+impl Setup {
+    /// Translates a configuration. `token` is the one that the server made for its own user, if it did.
+    ///
+    /// # Errors
+    /// What this host does not have.
+    pub fn new(raw: &Raw, token: Option<&str>) -> Result<Self, SetupFailure> {
+        let loopback = raw.server.listen.ip().is_loopback();
+        let people = People::of(raw)?;
+        let root_jobs = people.root_jobs();
+        if root_jobs && !raw.jobs.allow_root.or(loopback) {
+            return Err(SetupFailure::RootJobs);
+        }
+        let streams = streams(raw);
+        Ok(Self {
+            listen: raw.server.listen,
+            credentials: credentials(raw, token),
+            require_exact: raw.containment.require.or(if loopback {
+                Require::BestEffort
+            } else {
+                Require::Exact
+            }) == Require::Exact,
+            drain_grace: raw.drain.grace.0,
+            default_policies: raw.policy.is_empty(),
+            root_jobs,
+            policy: policies(raw),
+            quota: quota::Settings {
+                max_buckets: raw.limits.rate_buckets,
+                breaker_failures: raw.breaker.failures,
+                breaker_window: raw.breaker.window.0,
+                breaker_rest: raw.breaker.rest.0,
+            },
+            warden: warden_settings(raw, &people),
+            audit: audit_settings(raw),
+            session: session_settings(raw, people, streams.clone(), loopback),
+            transport: transport_settings(raw, loopback),
+        })
+    }
+}
+
+/// Whom jobs run as.
+struct People {
+    identities: Vec<warden::Identity>,
+    by_tenant: BTreeMap<Arc<str>, Identity>,
+}
+
+impl People {
+    fn of(raw: &Raw) -> Result<Self, SetupFailure> {
+        let mut people = Self { identities: Vec::new(), by_tenant: BTreeMap::new() };
+        for (tenant, table) in &raw.tenant {
+            let Some(identity) = &table.identity else { continue };
+            let person = person(tenant, identity)?;
+            if !Uid::effective().is_root() {
+                return Err(SetupFailure::NotRoot(tenant.clone()));
+            }
+            let home = home(&person);
+            let place = u32::try_from(people.identities.len()).ok();
+            people.identities.push(person);
+            people.by_tenant.insert(tenant.as_str().into(), Identity { place, home });
+        }
+        if people.by_tenant.is_empty() {
+            people.by_tenant.insert("*".into(), Identity { place: None, home: home(&invoker()) });
+        }
+        Ok(people)
+    }
+
+    fn root_jobs(&self) -> bool {
+        let invoked = self.by_tenant.values().any(|identity| identity.place.is_none());
+        (invoked && Uid::effective().is_root()) || self.identities.iter().any(|person| person.uid == 0)
+    }
+}
+
+fn person(tenant: &str, identity: &IdentityOf) -> Result<warden::Identity, SetupFailure> {
+    let uid = identity.uid.unwrap_or_default();
+    let Some(name) = &identity.user else {
+        let known = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| of_user(&user));
+        let nameless = warden::Identity {
+            uid,
+            gid: 0,
+            groups: Vec::new(),
+            user: uid.to_string(),
+            home: PathBuf::from("/"),
+            shell: PathBuf::from("/bin/sh"),
+        };
+        let groups = identity.groups.clone().unwrap_or_default();
+        return Ok(warden::Identity {
+            gid: identity.gid.unwrap_or_default(),
+            groups,
+            ..known.unwrap_or(nameless)
+        });
+    };
+    let no_user = || SetupFailure::NoUser { tenant: tenant.to_owned(), user: name.clone() };
+    let user = User::from_name(name).ok().flatten().ok_or_else(no_user)?;
+    Ok(of_user(&user))
+}
+
+fn of_user(user: &User) -> warden::Identity {
+    warden::Identity {
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        groups: Vec::new(),
+        user: user.name.clone(),
+        home: user.dir.clone(),
+        shell: user.shell.clone(),
+    }
+}
+
+/// The user who started the server.
+fn invoker() -> warden::Identity {
+    let uid = Uid::effective();
+    match User::from_uid(uid).ok().flatten() {
+        Some(user) => of_user(&user),
+        None => warden::Identity {
+            uid: uid.as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            groups: Vec::new(),
+            user: uid.to_string(),
+            home: PathBuf::from("/"),
+            shell: PathBuf::from("/bin/sh"),
+        },
+    }
+}
+
+fn home(person: &warden::Identity) -> Home {
+    let there = person.home.is_dir();
+    Home {
+        user: person.user.clone(),
+        home: if there { person.home.display().to_string() } else { "/".to_owned() },
+        shell: person.shell.display().to_string(),
+    }
+}
+
+fn credentials(raw: &Raw, token: Option<&str>) -> Vec<Credential> {
+    let mut all: Vec<_> = raw
+        .auth
+        .token
+        .values()
+        .filter_map(|table| {
+            let digest = digest(&table.sha256)?;
+            let groups: Vec<Arc<str>> = table.groups.iter().map(|g| g.as_str().into()).collect();
+            let is_in = |named: &[String]| table.groups.iter().any(|group| named.contains(group));
+            let authority = match (is_in(&raw.auth.admin_groups), is_in(&raw.auth.tenant_admin_groups)) {
+                (true, _) => Authority::Admin,
+                (false, true) => Authority::TenantAdmin,
+                (false, false) => Authority::Caller,
+            };
+            Some(credential(digest, &table.tenant, &table.subject, groups, authority))
+        })
+        .collect();
+    all.extend(token.map(|token| {
+        let user = invoker().user;
+        credential(TokenDigest::of(token), "local", &user, Vec::new(), Authority::Admin)
+    }));
+    all
+}
+
+fn credential(
+    digest: TokenDigest,
+    tenant: &str,
+    subject: &str,
+    groups: Vec<Arc<str>>,
+    authority: Authority,
+) -> Credential {
+    let attributes = BTreeMap::new();
+    let principal =
+        Principal { tenant: tenant.into(), subject: subject.into(), groups, attributes, authority };
+    Credential { digest, principal: Arc::new(principal) }
+}
+
+/// 64 hexadecimal digits, which the configuration has checked.
+fn digest(text: &str) -> Option<TokenDigest> {
+    let mut digest = [0; 32];
+    for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(TokenDigest(digest))
+}
+
+fn policies(raw: &Raw) -> policy::Settings {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let named = raw.policy.iter().filter(|(_, table)| table.enabled.unwrap_or(true));
+    let policies = if raw.policy.is_empty() {
+        default_set()
+    } else {
+        named.map(|(name, table)| policy_of(name, table)).collect()
+    };
+    policy::Settings { policies, pool: raw.policies.pool.or(cores * 2), wait: raw.policies.wait.0 }
+}
+
+fn policy_of(name: &str, table: &PolicyTable) -> PolicySettings {
+    let module = match table.module.strip_prefix("builtin:") {
+        Some(builtin) => Module::Builtin(builtin.to_owned()),
+        None => Module::File(PathBuf::from(&table.module)),
+    };
+    let defaults = PolicySettings::builtin(name, "{}");
+    let (tenants, groups) =
+        table.matches.as_ref().map(|m| (m.tenants.clone(), m.groups.clone())).unwrap_or_default();
+    PolicySettings {
+        module,
+        sha256: table.sha256.clone(),
+        order: table.order.unwrap_or(defaults.order),
+        mode: match table.mode {
+            Some(ModeWord::Monitor) => crate::verdict::Mode::Monitor,
+            Some(ModeWord::Enforce) | None => crate::verdict::Mode::Enforce,
+        },
+        tenants,
+        groups,
+        budget: table.budget.map_or(defaults.budget, |budget| budget.0),
+        memory: table.memory.map_or(defaults.memory, |memory| memory.0),
+        env_values: table.env_values.clone().unwrap_or_default(),
+        settings: table.settings_json(),
+        ..defaults
+    }
+}
+
+fn warden_settings(raw: &Raw, people: &People) -> warden::Settings {
+    let invoked = people.by_tenant.values().any(|identity| identity.place.is_none());
+    warden::Settings {
+        path: raw.jobs.path.clone(),
+        identities: people.identities.clone(),
+        invoker: invoked.then(|| PathBuf::from(home(&invoker()).home)),
+        // Probes and starts that are being reviewed need a place too.
+        max_jobs: raw.limits.jobs.saturating_mul(2).saturating_add(16),
+        force: match raw.containment.force {
+            crate::config::Auto::Set(ForcedTier::APrime) => Some(Tier::APrime),
+            crate::config::Auto::Set(ForcedTier::C) => Some(Tier::C),
+            crate::config::Auto::Auto(_) => None,
+        },
+        nice: raw.jobs.nice,
+        gate: raw.jobs.gate.0,
+        ..warden::Settings::default()
+    }
+}
+
+fn audit_settings(raw: &Raw) -> audit::Settings {
+    audit::Settings {
+        path: (!raw.audit.path.as_os_str().is_empty()).then(|| raw.audit.path.clone()),
+        refuse_when_full: raw.audit.overflow == Overflow::Deny,
+        sync: match raw.audit.sync {
+            Sync::None => audit::Sync::Never,
+            Sync::EverySecond => audit::Sync::EverySecond,
+            Sync::Always => audit::Sync::Always,
+        },
+        queue: AUDIT_QUEUE,
+    }
+}
+
+fn streams(raw: &Raw) -> stream::Settings {
+    stream::Settings {
+        ring: raw.streams.ring.get(),
+        chunk: raw.streams.chunk.get(),
+        stdin: raw.streams.stdin.get(),
+        drain_idle: raw.streams.drain_idle.0,
+        drain_total: raw.streams.drain_total.0,
+    }
+}
+
+fn session_settings(
+    raw: &Raw,
+    people: People,
+    streams: stream::Settings,
+    loopback: bool,
+) -> session::Settings {
+    let path: Vec<_> = raw.jobs.path.iter().map(|p| p.display().to_string()).collect();
+    let suits = if loopback { vec!["*".to_owned()] } else { ENV_ALLOW.map(str::to_owned).to_vec() };
+    let limits = raw.tenant.iter().filter_map(|(name, table)| {
+        let limits = table.limits.as_ref()?;
+        let ceilings = JobLimits {
+            wall: limits.wall.and_then(|cap| cap.limit()).map(|time| time.0),
+            output: limits.output.and_then(|cap| cap.limit()).map(|size| size.0),
+            file_size: limits.file_size.and_then(|cap| cap.limit()).map(|size| size.0),
+            open_files: limits.open_files.and_then(|cap| cap.limit()),
+            ..JobLimits::default()
+        };
+        Some((Arc::from(name.as_str()), ceilings))
+    });
+    session::Settings {
+        max_sessions: raw.limits.sessions,
+        max_jobs: raw.limits.jobs,
+        path: path.join(":"),
+        env: raw.jobs.env.clone(),
+        env_allow: raw.jobs.env_allow.or(suits),
+        identities: people.by_tenant,
+        job_limits: limits.collect(),
+        kill_grace: raw.drain.kill_grace.0,
+        keep_ended: raw.limits.keep_ended.0,
+        max_ended: raw.limits.ended_jobs,
+        max_ended_per_session: raw.limits.ended_jobs_per_session,
+        tail: raw.streams.tail.get(),
+        streams,
+    }
+}
+
+fn transport_settings(raw: &Raw, loopback: bool) -> transport::Settings {
+    transport::Settings {
+        origins: raw.server.origins.clone(),
+        hosts: raw.server.hosts.clone(),
+        loopback,
+        max_connections: raw.limits.connections,
+        first_byte: raw.limits.first_byte.0,
+        headers: raw.limits.header_time.0,
+        max_header_bytes: raw.limits.header_bytes.get().max(8192),
+        max_headers: raw.limits.headers,
+        max_message: raw.limits.message.get(),
+        max_outstanding: raw.limits.outstanding,
+        requests_per_second: raw.limits.requests_per_second,
+        ping_every: raw.limits.ping.0,
+        dead_after: raw.limits.dead_after.0,
+        stall: raw.streams.stall.0,
+        send_buffer: raw.streams.send_buffer.get(),
+        frame: raw.streams.chunk.get(),
+    }
 }

@@ -17,7 +17,7 @@ pub enum Folded {
     /// Cleared as it stands.
     Cleared(Cleared<Resolved>),
     /// Changed in effect: resolve its facts anew and have it reviewed once more.
-    Changed(Changed),
+    Changed(Box<Changed>),
 }
 
 /// A command that round 1 allowed and changed; not yet cleared.
@@ -87,7 +87,7 @@ pub fn fold_command(
     if command == resolved.command {
         return Ok(Folded::Cleared(Cleared { value: resolved, terms }));
     }
-    Ok(Folded::Changed(Changed { command, terms }))
+    Ok(Folded::Changed(Box::new(Changed { command, terms })))
 }
 
 /// Folds the verdicts over one session.
