@@ -1,1 +1,42 @@
-//! The cli room.
+//! The command line: one command a file. Human output to a terminal, `--json` for programs, documented exit codes.
+//!
+//! Exit codes: what the job's own was for `exec`, 128 + n when signal n ended it; else 0 done, 1 failed, 2 wrong usage, 69 the
+//! gateway is not reachable, 75 try again later, 77 refused (sysexits.h).
+
+mod args;
+mod client;
+mod config;
+mod doctor;
+mod exec;
+mod jobs;
+mod local;
+mod output;
+mod policy;
+mod serve;
+mod target;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Arguments, Command};
+use output::Trouble;
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Exec(exec) => exec::run(&exec),
+        Command::Ps(ps) => jobs::ps(&ps),
+        Command::Kill(kill) => jobs::kill(&kill),
+        Command::Pause(job) => jobs::pause(&job, "job.pause"),
+        Command::Resume(job) => jobs::pause(&job, "job.resume"),
+        Command::Config(command) => config::run(&command),
+        Command::Policy(command) => policy::run(&command),
+        Command::Audit(command) => policy::audit(&command),
+        Command::Doctor(doctor) => doctor::run(&doctor),
+    };
+    outcome.unwrap_or_else(|trouble: Trouble| trouble.report())
+}

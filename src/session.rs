@@ -69,8 +69,6 @@ pub struct Settings {
     pub max_ended: usize,
     /// Most ended jobs kept of one session; the oldest goes first.
     pub max_ended_per_session: usize,
-    /// Bytes of each stream kept of an ended job.
-    pub tail: usize,
     /// Streams and their bounds.
     pub streams: crate::stream::Settings,
 }

@@ -87,7 +87,8 @@ fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
     }
     for (key, size) in [
         ("streams.ring", raw.streams.ring),
-        ("streams.chunk", raw.streams.chunk),
+        ("streams.ring_max", raw.streams.ring_max),
+        ("streams.frame", raw.streams.frame),
         ("streams.stdin", raw.streams.stdin),
     ] {
         if !(4096..=16 << 20).contains(&size.0) {

@@ -243,7 +243,8 @@ section!(
     /// `[streams]`
     Streams {
         ring: Size,
-        chunk: Size,
+        ring_max: Size,
+        frame: Size,
         stdin: Size,
         drain_idle: Time,
         drain_total: Time,

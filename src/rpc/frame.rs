@@ -130,6 +130,67 @@ pub fn stdin_credit(channel: u32, offset: u64, free: u32) -> Vec<u8> {
     frame
 }
 
+/// A frame from the gateway, as a client reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerFrame<'a> {
+    /// Bytes of a stream.
+    Output {
+        /// Which.
+        stream: StreamName,
+        /// The first byte's offset.
+        offset: u64,
+        /// The bytes.
+        data: &'a [u8],
+        /// It is the stream's last frame.
+        last: bool,
+    },
+    /// Bytes that will never come.
+    Gap {
+        /// Of which stream.
+        stream: StreamName,
+        /// The first.
+        from: u64,
+        /// One past the last.
+        to: u64,
+    },
+    /// How much stdin may be sent.
+    Credit {
+        /// Bytes taken in total.
+        offset: u64,
+        /// Bytes that fit.
+        free: u64,
+    },
+}
+
+impl<'a> ServerFrame<'a> {
+    /// Reads a frame; `None` for what a newer gateway may send.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (head, data) = bytes.split_first_chunk::<HEADER>()?;
+        let [kind, stream, f0, f1, _, _, _, _, offset @ ..] = *head;
+        let (stream, offset) = (stream_of(stream)?, u64::from_be_bytes(offset));
+        match kind {
+            OUTPUT => Some(Self::Output { stream, offset, data, last: u16::from_be_bytes([f0, f1]) == LAST }),
+            GAP => Some(Self::Gap { stream, from: offset, to: u64::from_be_bytes(*data.first_chunk()?) }),
+            ACK => Some(Self::Credit { offset, free: u32::from_be_bytes(data.try_into().ok()?).into() }),
+            _ => None,
+        }
+    }
+}
+
+/// A client's stdin frame.
+pub fn client_stdin(channel: u32, offset: u64, data: &[u8], last: bool) -> Vec<u8> {
+    let mut frame = header(STDIN, StreamName::Stdin, if last { LAST } else { 0 }, channel, offset).to_vec();
+    frame.extend_from_slice(data);
+    frame
+}
+
+/// A client's acknowledgement.
+pub fn client_ack(channel: u32, stream: StreamName, offset: u64, window: u32) -> Vec<u8> {
+    let mut frame = header(ACK, stream, 0, channel, offset).to_vec();
+    frame.extend_from_slice(&window.to_be_bytes());
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -165,7 +165,7 @@ pub struct JobStart {
     /// Keep the newest output and never stall.
     pub keep_newest: bool,
     /// Size of each ring, bytes.
-    pub ring: Option<usize>,
+    pub ring: Option<u64>,
     /// View the output on this connection.
     pub view: bool,
     /// With this window.
@@ -273,7 +273,7 @@ fn job_start(m: &mut Members) -> Result<JobStart, Failure> {
         stdin: m.opt_word("stdin", &[("null", false), ("pipe", true)])?.unwrap_or(false),
         timeout: m.opt_ms("timeout_ms")?,
         keep_newest,
-        ring: ring.and_then(|n| usize::try_from(n).ok()),
+        ring,
         view: m.flag("view", true)?,
         window: window(m)?,
         key: m.opt_short("key", MAX_KEY)?,

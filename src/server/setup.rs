@@ -108,7 +108,7 @@ impl Setup {
             },
             warden: warden_settings(raw, &people),
             audit: audit_settings(raw),
-            session: session_settings(raw, people, streams.clone(), loopback),
+            session: session_settings(raw, people, streams, loopback),
             transport: transport_settings(raw, loopback),
         })
     }
@@ -322,12 +322,15 @@ fn audit_settings(raw: &Raw) -> audit::Settings {
 }
 
 fn streams(raw: &Raw) -> stream::Settings {
+    let bytes = |size: crate::config::Size| u32::try_from(size.0).unwrap_or(u32::MAX);
     stream::Settings {
-        ring: raw.streams.ring.get(),
-        chunk: raw.streams.chunk.get(),
-        stdin: raw.streams.stdin.get(),
+        ring_bytes: bytes(raw.streams.ring),
+        ring_bytes_max: bytes(raw.streams.ring_max),
+        stdin_bytes: bytes(raw.streams.stdin),
+        tail_bytes: bytes(raw.streams.tail),
         drain_idle: raw.streams.drain_idle.0,
         drain_total: raw.streams.drain_total.0,
+        ..stream::Settings::default()
     }
 }
 
@@ -362,7 +365,6 @@ fn session_settings(
         keep_ended: raw.limits.keep_ended.0,
         max_ended: raw.limits.ended_jobs,
         max_ended_per_session: raw.limits.ended_jobs_per_session,
-        tail: raw.streams.tail.get(),
         streams,
     }
 }
@@ -384,6 +386,6 @@ fn transport_settings(raw: &Raw, loopback: bool) -> transport::Settings {
         dead_after: raw.limits.dead_after.0,
         stall: raw.streams.stall.0,
         send_buffer: raw.streams.send_buffer.get(),
-        frame: raw.streams.chunk.get(),
+        frame: raw.streams.frame.get(),
     }
 }

@@ -78,6 +78,26 @@ impl Server {
         self.core.rooms.warden.containment()
     }
 
+    /// Whether the default policies are in force.
+    pub const fn uses_default_policies(&self) -> bool {
+        self.setup.default_policies
+    }
+
+    /// Whether jobs run as root.
+    pub const fn runs_root_jobs(&self) -> bool {
+        self.setup.root_jobs
+    }
+
+    /// Most bytes that the streams of all jobs can hold at once.
+    pub fn stream_bound(&self) -> u64 {
+        self.setup.session.streams.bound(self.most_jobs().into())
+    }
+
+    /// Most jobs at once.
+    pub const fn most_jobs(&self) -> u32 {
+        self.setup.session.max_jobs
+    }
+
     /// The policies in force.
     pub fn policies(&self) -> Vec<PolicySummary> {
         self.core.rooms.policies.list()

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::domain::{
@@ -115,7 +115,7 @@ pub struct Job {
     /// What is fixed about it.
     pub card: Card,
     /// What it has written.
-    pub output: Arc<Output>,
+    pub output: Output,
     /// What it may still be given to read.
     pub stdin: Option<Stdin>,
     pub(super) running: Running,
@@ -123,6 +123,8 @@ pub struct Job {
     pub(super) state: watch::Sender<JobState>,
     pub(super) ending: watch::Sender<Option<Ending>>,
     pub(super) since: Instant,
+    // Those who must hear of a change of the state; held for one walk, never across an await.
+    pub(super) listeners: Mutex<Vec<Weak<Notify>>>,
 }
 
 impl Job {
@@ -134,6 +136,15 @@ impl Job {
     /// Follows the state.
     pub fn watch(&self) -> watch::Receiver<JobState> {
         self.state.subscribe()
+    }
+
+    /// Has `wake` notified at every change of the state.
+    pub fn listen(&self, wake: &Arc<Notify>) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        if !listeners.iter().any(|known| known.as_ptr() == Arc::as_ptr(wake)) {
+            listeners.push(Arc::downgrade(wake));
+        }
+        wake.notify_one();
     }
 
     /// Wishes the job ended; returns at once.
@@ -243,7 +254,9 @@ impl Job {
     /// Changes the state and wakes every viewer.
     pub(super) fn set(&self, change: impl FnOnce(&mut JobState)) {
         self.state.send_modify(change);
-        self.output.wake();
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.iter().filter_map(Weak::upgrade).for_each(|listener| listener.notify_one());
     }
 }
 

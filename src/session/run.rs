@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::domain::{EndReason, ExitStatus, JobLimits, SignalTarget};
 use crate::quota::Slot;
-use crate::stream::Pumps;
+use crate::stream;
 
+use super::streams::Pumps;
 use super::{Closed, Core, Ending, Exited, Job};
 
 /// Watches over a started job until its tree is empty. Returns the processes the kernel would not give up.
@@ -25,30 +26,28 @@ pub(super) async fn run(
 ) -> u32 {
     let mut guard = Guard { core: core.clone(), job: job.clone(), over: false };
     let mut watch = Watch::new(&job, limits);
-    let status = watch.until_exited(&mut pumps).await;
+    let status = watch.until_exited().await;
     let reason = watch.reason(status);
     job.set(|state| {
         state.paused = None;
         state.exited = Some(Exited { status, reason, after: job.since.elapsed() });
     });
-    watch.until_drained(&mut pumps).await;
+    watch.until_drained(&core.settings.streams).await;
     job.running.kill();
     let emptied = job.running.emptied().await;
     drop(slot);
-    if let Some(stdin) = &job.stdin {
-        stdin.close();
-    }
-    pumps.read_to_end();
+    pumps.last_call();
     let closed = Closed {
         survivors: emptied.survivors,
         reason: if emptied.survivors == 0 { reason } else { EndReason::KillPending },
         usage: emptied.usage,
     };
     guard.over(closed);
-    let tail = core.settings.tail;
+    let tail = core.settings.streams.tail_bytes;
     core.tracker.spawn(async move {
         pumps.ended().await;
-        job.output.keep_tail(tail);
+        job.output.read_out().await;
+        job.output.shrink_to_tail(tail);
     });
     closed.survivors
 }
@@ -102,7 +101,7 @@ impl<'a> Watch<'a> {
         Self { job, ending, state: job.watch(), wall, kill_at: None }
     }
 
-    async fn until_exited(&mut self, pumps: &mut Pumps) -> ExitStatus {
+    async fn until_exited(&mut self) -> ExitStatus {
         loop {
             let wall = self.wall.deadline();
             tokio::select! {
@@ -111,19 +110,19 @@ impl<'a> Watch<'a> {
                 Ok(()) = self.ending.changed() => self.begin_ending().await,
                 () = until(self.kill_at) => self.escalate(),
                 () = until(wall) => self.job.end(Ending::kill(EndReason::Timeout)),
-                () = pumps.over_limit() => self.job.end(Ending::kill(EndReason::OutputLimit)),
+                () = self.job.output.over_limit() => self.job.end(Ending::kill(EndReason::OutputLimit)),
                 Ok(()) = self.state.changed() => self.wall.pause(self.state.borrow_and_update().paused.is_some()),
             }
         }
     }
 
     /// The leader is dead; what is left of the tree may still write, within bounds.
-    async fn until_drained(&mut self, pumps: &mut Pumps) {
+    async fn until_drained(&mut self, settings: &stream::Settings) {
         if self.kill_at.is_some() || self.ending.borrow().is_some() {
             return;
         }
         tokio::select! {
-            () = pumps.drained() => {}
+            _ = self.job.output.drain(settings) => {}
             _ = self.job.running.emptied() => {}
             Ok(()) = self.ending.changed() => {}
         }

@@ -4,7 +4,7 @@
 //! undoes everything; the release itself is short and bounded, and is never broken off half-way.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
@@ -17,7 +17,7 @@ use crate::domain::{
 };
 use crate::facts;
 use crate::quota::Slot;
-use crate::stream::{Overflow, Pumps};
+use crate::stream::Overflow;
 use crate::verdict::Cleared;
 use crate::warden::{Prepare, Prepared, SpawnFailure};
 
@@ -26,7 +26,7 @@ use super::environment::{self, Asked};
 use super::job::Card as JobCard;
 use super::review::{self, Caller, Case};
 use super::run;
-use super::streams::{self, Keeping};
+use super::streams::{self, Keeping, Pumps};
 use super::task::Card;
 use super::{Core, Ending, Job, JobState, SessionState};
 
@@ -58,7 +58,7 @@ pub struct JobRequest {
     /// What a full ring does.
     pub overflow: Overflow,
     /// Size of each ring, bytes.
-    pub ring: Option<usize>,
+    pub ring: Option<u64>,
     /// Makes a retry safe.
     pub key: Option<String>,
     /// Free text for people.
@@ -139,6 +139,7 @@ struct Released {
 impl Start<'_> {
     async fn clear(&self) -> Result<Ready, Failure> {
         self.core.admitting()?;
+        self.ring_bytes()?;
         let slot = self.slot()?;
         self.core.rooms.breaker.admit()?;
         let program = self.request.argv.first().map(String::as_str);
@@ -157,6 +158,11 @@ impl Start<'_> {
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
         slot.tighten(&cleared.terms().claims)?;
         Ok(Ready { id, cleared, prepared, slot })
+    }
+
+    fn ring_bytes(&self) -> Result<u32, Failure> {
+        let asked = self.core.settings.streams.ring_for(self.request.ring);
+        asked.map_err(|refused| Failure::InvalidParams(format!("output.ring_bytes: {refused}")))
     }
 
     fn slot(&self) -> Result<Slot, Failure> {
@@ -193,8 +199,8 @@ impl Start<'_> {
         let stdio = |error: std::io::Error| spawn_failed(SpawnStage::Stdio, &error, "standard streams");
         let (inner, ours) = streams::make(size, self.request.stdin == StdinMode::Pipe).map_err(stdio)?;
         let running = self.told_breaker(prepared.release(&cleared, inner, &limits).await)?;
-        let keeping =
-            Keeping { overflow: self.request.overflow, ring: self.request.ring, limit: limits.output };
+        let overflow = self.request.overflow;
+        let keeping = Keeping { overflow, ring_bytes: self.ring_bytes()?, limit: limits.output };
         let streams =
             streams::start(ours, keeping, &self.core.settings.streams, &self.core.tracker).map_err(stdio)?;
         let command = &cleared.value().command;
@@ -219,6 +225,7 @@ impl Start<'_> {
             state: watch::Sender::new(JobState::default()),
             ending: watch::Sender::new(None),
             since: Instant::now(),
+            listeners: Mutex::default(),
         };
         Ok(Released { job: Arc::new(job), pumps: streams.pumps, slot, limits })
     }

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{StreamName, TerminalSize};
-use crate::stream::{Output, Overflow, Pumps, Settings, Stdin};
+use crate::domain::TerminalSize;
+use crate::stream::{
+    Output, Overflow, Plumbing, PumpEnd, Settings, Source, Stdin, StdinPort, Terms, feed, pump,
+};
 use crate::warden::{PipeEnds, PtyEnds, Stdio};
 
 /// Our ends of a job's streams.
@@ -20,18 +23,37 @@ pub(super) enum Ends {
 /// A job's streams at work.
 #[derive(Debug)]
 pub(super) struct Streams {
-    pub(super) output: Arc<Output>,
+    pub(super) output: Output,
     pub(super) pumps: Pumps,
     pub(super) stdin: Option<Stdin>,
     /// The terminal, to change its size.
     pub(super) terminal: Option<OwnedFd>,
 }
 
+/// The tasks that move a job's bytes. Dropping them ends the streams.
+#[derive(Debug)]
+pub(super) struct Pumps {
+    tasks: JoinSet<PumpEnd>,
+    last_call: CancellationToken,
+}
+
+impl Pumps {
+    /// The tree is empty: what was written is in the pipes by now.
+    pub(super) fn last_call(&self) {
+        self.last_call.cancel();
+    }
+
+    /// Completes when every stream has ended.
+    pub(super) async fn ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
 /// How a job's output is kept.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keeping {
     pub(super) overflow: Overflow,
-    pub(super) ring: Option<usize>,
+    pub(super) ring_bytes: u32,
     /// Most bytes of all streams.
     pub(super) limit: Option<u64>,
 }
@@ -51,22 +73,33 @@ pub(super) fn start(
     settings: &Settings,
     tracker: &TaskTracker,
 ) -> io::Result<Streams> {
-    let (sources, stdin, terminal) = match ends {
+    let (plumbing, sources, input, terminal) = match ends {
         Ends::Pipes(ends) => {
-            (vec![(StreamName::Stdout, ends.stdout), (StreamName::Stderr, ends.stderr)], ends.stdin, None)
+            let sources = vec![(Source::Stdout, ends.stdout), (Source::Stderr, ends.stderr)];
+            (Plumbing::Pipes, sources, ends.stdin.map(|fd| (fd, StdinPort::Pipe)), None)
         }
         Ends::Terminal(ends) => {
             let (reading, writing) = (ends.master.try_clone()?, ends.master.try_clone()?);
-            (vec![(StreamName::Pty, reading)], Some(writing), Some(ends.master))
+            (
+                Plumbing::Terminal,
+                vec![(Source::Pty, reading)],
+                Some((writing, StdinPort::Terminal)),
+                Some(ends.master),
+            )
         }
     };
-    let names: Vec<_> = sources.iter().map(|(name, _)| *name).collect();
-    let output = Output::new(&names, keeping.overflow, keeping.ring, settings);
-    let is_terminal = terminal.is_some();
-    let stdin = match stdin {
-        Some(fd) => Some(Stdin::start(fd, is_terminal, settings.stdin, output.clone(), tracker)?),
-        None => None,
-    };
-    let pumps = Pumps::start(sources, &output, keeping.limit, settings)?;
-    Ok(Streams { output, pumps, stdin, terminal })
+    let Keeping { overflow, ring_bytes, limit } = keeping;
+    let (viewers, courtesy) = (settings.viewers, settings.courtesy);
+    let output = Output::new(Terms { plumbing, overflow, ring_bytes, limit, viewers, courtesy });
+    let last_call = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    for (source, fd) in sources {
+        tasks.spawn(pump(fd, source, output.clone(), last_call.clone()));
+    }
+    let stdin = input.map(|(fd, port)| {
+        let stdin = Stdin::new(settings.stdin_bytes);
+        tracker.spawn(feed(fd, port, stdin.clone(), last_call.clone()));
+        stdin
+    });
+    Ok(Streams { output, pumps: Pumps { tasks, last_call }, stdin, terminal })
 }

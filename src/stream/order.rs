@@ -1,64 +1,76 @@
-//! In which order the bytes of several streams were read.
+//! The order in which bytes were read across a job's streams: an index of runs.
 //!
-//! A run is a stretch of one stream. `at` counts the bytes of all streams before it, so that one number says how far a
-//! viewer has come in the order, and stays true when runs at the front are forgotten.
+//! A run is what was read of one stream before anything was read of another; consecutive reads of one stream are one
+//! run, so a job that prints on one stream needs one run for ever. Runs are numbered from 0 and never renumbered.
 
 use std::collections::VecDeque;
 
-/// Most runs kept: a job that alternates between its streams byte by byte fills the index before the rings, and a full
-/// index counts as a full ring.
-pub(super) const MAX_RUNS: usize = 8192;
+use super::source::Source;
 
+/// Bytes of one stream up to an offset; where it starts is where the stream's previous run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
-    pub(super) at: u64,
-    pub(super) stream: usize,
-    pub(super) from: u64,
+    pub(super) source: Source,
     pub(super) to: u64,
 }
 
-impl Run {
-    pub(super) const fn end(&self) -> u64 {
-        self.at + (self.to - self.from)
-    }
-}
-
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(super) struct Runs {
     runs: VecDeque<Run>,
-    total: u64,
+    /// The number of the front run.
+    first: u64,
 }
 
-impl Order {
-    /// Bytes of all streams so far.
-    pub(super) const fn total(&self) -> u64 {
-        self.total
+impl Runs {
+    /// Most runs kept. A job that alternates between its streams byte by byte would otherwise hold many times its
+    /// ring in index; a full index counts as a full ring.
+    pub(super) const MAX: usize = 4096;
+    /// Most bytes this index takes. The deque may hold twice what it needs.
+    pub(super) const BYTES_MAX: u64 = 2 * (Self::MAX * size_of::<Run>()) as u64;
+
+    /// The number of the oldest run kept.
+    pub(super) const fn first(&self) -> u64 {
+        self.first
     }
 
-    /// Whether `stream` can be added to without a new run, or there is place for one.
-    pub(super) fn has_room(&self, stream: usize) -> bool {
-        self.runs.len() < MAX_RUNS || self.runs.back().is_some_and(|last| last.stream == stream)
+    pub(super) fn get(&self, number: u64) -> Option<Run> {
+        let at = number.checked_sub(self.first)?;
+        self.runs.get(usize::try_from(at).ok()?).copied()
     }
 
-    pub(super) fn front(&self) -> Option<&Run> {
-        self.runs.front()
+    pub(super) fn is_last(&self, number: u64) -> bool {
+        number + 1 == self.first + self.runs.len() as u64
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Run> {
-        self.runs.pop_front()
+    /// The run that must go before one of `source` can come; `None` when there is a place.
+    pub(super) fn in_the_way(&self, source: Source) -> Option<Run> {
+        let extends = self.runs.back().is_some_and(|last| last.source == source);
+        if extends || self.runs.len() < Self::MAX { None } else { self.runs.front().copied() }
     }
 
-    pub(super) fn push(&mut self, stream: usize, from: u64, n: u64) {
+    /// Bytes of `source` up to `to` were read.
+    pub(super) fn append(&mut self, source: Source, to: u64) {
         match self.runs.back_mut() {
-            Some(last) if last.stream == stream && last.to == from => last.to += n,
-            Some(_) | None => self.runs.push_back(Run { at: self.total, stream, from, to: from + n }),
+            Some(last) if last.source == source => last.to = to,
+            Some(_) | None => self.runs.push_back(Run { source, to }),
         }
-        self.total += n;
     }
 
-    /// The first run that reaches beyond `at`.
-    pub(super) fn beyond(&self, at: u64) -> Option<Run> {
-        let index = self.runs.partition_point(|run| run.end() <= at);
-        self.runs.get(index).copied()
+    /// Drops runs from the front that `oldest` says are gone whole.
+    pub(super) fn trim(&mut self, oldest: impl Fn(Source) -> u64) {
+        while self.runs.front().is_some_and(|run| run.to <= oldest(run.source)) {
+            self.runs.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Gives memory back that is no longer needed.
+    pub(super) fn shrink(&mut self) {
+        self.runs.shrink_to_fit();
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.runs.len()
     }
 }

@@ -1,282 +1,415 @@
-//! All output of one job: a ring per stream, their common order, and who looks on.
+//! The output of one job: where pumps put bytes and viewers take them.
+//!
+//! Behind a lock, not a task: a task would copy every chunk once more and put a queue between the pipe and the viewers,
+//! and the write viewer's place must be known at the moment of reading, else bytes it has not got are overwritten. The
+//! lock is held for one copy of at most [`CHUNK`] bytes (the kernel's or ours) and never across an await.
 
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::io::{self, IoSliceMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::StreamName;
 
-use super::Settings;
-use super::order::Order;
-use super::ring::Ring;
-use super::viewer::{Start, Viewer};
+use super::cursor::{Cursor, ViewKind};
+use super::lane::{Flow, Stock};
+use super::settings::Settings;
+use super::source::{PerSource, Plumbing, Source};
+
+/// Most bytes read at once: what a pipe holds, and what a viewer hands out at once. Larger keeps others from the lock.
+pub(super) const CHUNK: usize = 64 * 1024;
 
 /// What happens when a ring is full.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// Reading stops until the write viewer has passed; the pipe fills and the job waits. Nothing is lost.
-    #[default]
+    /// Lossless for the write viewer: reading stops and the job waits. As [`Overflow::Ring`] when there is none.
     Block,
     /// The newest bytes take the place of the oldest; the job never waits.
     Ring,
 }
 
-/// What a viewer may do.
+/// What a job's output was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ViewKind {
-    /// The one viewer that holds a [`Overflow::Block`] job back.
-    Write,
-    /// Looks on, and is overtaken.
-    Observe,
+pub struct Terms {
+    /// How it is connected.
+    pub plumbing: Plumbing,
+    /// What happens when a ring is full.
+    pub overflow: Overflow,
+    /// Bytes kept of each stream; from [`Settings::ring_for`].
+    pub ring_bytes: u32,
+    /// Most bytes over all streams; `None` is unlimited.
+    pub limit: Option<u64>,
+    /// Most viewers at once.
+    pub viewers: usize,
+    /// Longest wait for an observer that reads along; from [`Settings::courtesy`].
+    pub courtesy: Duration,
 }
 
-/// There is a write viewer already.
+/// What is there of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken;
-
-/// What of a stream can still be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// The oldest byte still here.
+pub struct StreamStatus {
+    /// The stream.
+    pub stream: StreamName,
+    /// Offset of the oldest byte kept.
     pub oldest: u64,
-    /// One past the newest byte.
+    /// Offset of the next byte to come: all that was produced.
     pub next: u64,
-    /// The stream has ended.
-    pub ended: bool,
 }
 
-/// How a read into a ring went.
+/// Why the wait for a dead leader's pipes is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every stream reached its end.
+    Ended,
+    /// A descendant holds a pipe and has been silent.
+    Idle,
+    /// A descendant holds a pipe and has printed for too long.
+    Deadline,
+}
+
+/// What came of one attempt to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filled {
-    Bytes(usize),
+    /// Bytes came.
+    Bytes,
+    /// The end of the stream.
     End,
+    /// There is no room.
     NoRoom,
+    /// There is room, but observers that read along have so long to take what is in it.
+    Polite(Duration),
+    /// The limit is used up and there is more.
+    OverLimit,
 }
 
-/// Most streams of a job.
-pub(super) const STREAMS: usize = 2;
+/// What may be read.
+enum Room {
+    Bytes(usize),
+    /// Nothing until the write viewer comes on.
+    Full,
+    /// Nothing for so long, unless observers come on.
+    Polite(Duration),
+}
 
-/// All output of one job, shared by its pumps and viewers.
-#[derive(Debug)]
+/// The output of one job. Cloning gives another handle to the same.
+#[derive(Debug, Clone)]
 pub struct Output {
-    // A lock rather than a task: it is held for one read or one copy of at most a chunk, and a task would put a queue
-    // and a second copy between the pipe and the socket. Never held across an await.
-    shared: Mutex<Shared>,
-    names: Vec<StreamName>,
-    overflow: Overflow,
-    chunk: usize,
-    room: [Notify; STREAMS],
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) rings: Vec<Ring>,
-    pub(super) ended: [bool; STREAMS],
-    pub(super) order: Order,
-    wakers: Vec<(u64, Arc<Notify>)>,
-    last_viewer: u64,
-    /// The write viewer, and the bytes from which on it still needs each stream.
-    pub(super) writer: Option<(u64, [u64; STREAMS])>,
+struct Shared {
+    state: Mutex<State>,
+    /// Tells a pump that there may be room.
+    room: PerSource<Notify>,
+    /// Tells the job task that a pump came on, was blocked or ended.
+    progress: Notify,
+    /// Tells whoever waits for the viewers that one came on or went.
+    read_out: Notify,
+    over_limit: CancellationToken,
+    terms: Terms,
 }
 
-impl Output {
-    /// The output of a job with these streams (one or two).
-    pub fn new(
-        names: &[StreamName],
-        overflow: Overflow,
-        ring: Option<usize>,
-        settings: &Settings,
-    ) -> Arc<Self> {
-        let most = ring.unwrap_or(settings.ring).clamp(super::MIN_BYTES, super::MAX_BYTES);
-        let names: Vec<_> = names.iter().copied().take(STREAMS).collect();
-        let shared = Shared {
-            rings: names.iter().map(|_| Ring::new(most)).collect(),
-            ended: [false; STREAMS],
-            order: Order::default(),
-            wakers: Vec::new(),
-            last_viewer: 0,
-            writer: None,
-        };
-        Arc::new(Self {
-            shared: Mutex::new(shared),
-            names,
-            overflow,
-            chunk: settings.chunk,
-            room: Default::default(),
-        })
-    }
-
-    /// The job's output streams.
-    pub fn streams(&self) -> &[StreamName] {
-        &self.names
-    }
-
-    /// What can still be had of each stream.
-    pub fn extents(&self) -> Vec<(StreamName, Extent)> {
-        let shared = self.shared();
-        let extent = |(index, name): (usize, &StreamName)| {
-            let ring = shared.rings.get(index)?;
-            let ended = shared.ended.get(index).copied().unwrap_or(true);
-            Some((*name, Extent { oldest: ring.oldest(), next: ring.next(), ended }))
-        };
-        self.names.iter().enumerate().filter_map(extent).collect()
-    }
-
-    /// Bytes produced so far over all streams.
-    pub fn produced(&self) -> u64 {
-        self.shared().order.total()
-    }
-
-    /// The last bytes of a stream, at most `most`.
-    pub fn tail(&self, stream: StreamName, most: usize) -> Vec<u8> {
-        let shared = self.shared();
-        let Some(ring) = self.index(stream).and_then(|i| shared.rings.get(i)) else { return Vec::new() };
-        let from = ring.next().saturating_sub(most as u64).max(ring.oldest());
-        let (head, tail) = ring.slices(from, ring.next());
-        [head, tail].concat()
-    }
-
-    /// Begins a view.
-    ///
-    /// # Errors
-    /// [`Taken`] for a second write viewer.
-    pub fn view(self: &Arc<Self>, kind: ViewKind, start: &Start, wake: Arc<Notify>) -> Result<Viewer, Taken> {
-        let mut shared = self.shared();
-        if kind == ViewKind::Write && shared.writer.is_some() {
-            return Err(Taken);
-        }
-        let id = shared.add_waker(wake);
-        drop(shared);
-        let viewer = Viewer::new(self.clone(), id, start);
-        if kind == ViewKind::Write {
-            viewer.hold_back();
-        }
-        Ok(viewer)
-    }
-
-    /// Begins a view that gets no bytes and no gaps, only the ends of streams.
-    pub fn mute(self: &Arc<Self>, wake: Arc<Notify>) -> Viewer {
-        let id = self.shared().add_waker(wake);
-        Viewer::muted(self.clone(), id)
-    }
-
-    /// Wakes everybody who looks on: something about the job has changed.
-    pub fn wake(&self) {
-        self.shared().wake();
-    }
-
-    /// Gives the rings' memory back but for the last `most` bytes of each, once nobody looks on. Called when the job is
-    /// over; while there are viewers, the last of them to go does it.
-    pub fn keep_tail(&self, most: usize) {
-        let mut shared = self.shared();
-        if shared.wakers.is_empty() {
-            shared.rings.iter_mut().for_each(|ring| ring.shrink_to(most));
-        }
-    }
-
-    /// Reads once from `fd` into the ring of the stream, as far as there is room.
-    pub(super) fn fill(&self, stream: usize, fd: BorrowedFd<'_>) -> io::Result<Filled> {
-        let mut guard = self.shared();
-        let shared = &mut *guard;
-        if !shared.make_place(stream, self.overflow) {
-            return Ok(Filled::NoRoom);
-        }
-        let floor = shared.floor(stream, self.overflow);
-        let Some(ring) = shared.rings.get_mut(stream) else { return Ok(Filled::End) };
-        let from = ring.next();
-        let room = ring.room(floor, self.chunk);
-        if room.is_empty() {
-            return Ok(Filled::NoRoom);
-        }
-        let n = rustix::io::read(fd, room)?;
-        if n == 0 {
-            return Ok(Filled::End);
-        }
-        ring.commit(n);
-        shared.order.push(stream, from, n as u64);
-        shared.forget_stale_runs();
-        shared.wake();
-        Ok(Filled::Bytes(n))
-    }
-
-    /// The stream has ended.
-    pub(super) fn end(&self, stream: usize) {
-        let mut shared = self.shared();
-        if let Some(ended) = shared.ended.get_mut(stream) {
-            *ended = true;
-        }
-        shared.wake();
-    }
-
-    /// Completes when there may be room in the ring again.
-    pub(super) async fn room(&self, stream: usize) {
-        match self.room.get(stream) {
-            Some(room) => room.notified().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    pub(super) fn room_freed(&self) {
-        self.room.iter().for_each(Notify::notify_one);
-    }
-
-    pub(super) fn index(&self, stream: StreamName) -> Option<usize> {
-        self.names.iter().position(|name| *name == stream)
-    }
-
-    pub(super) fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) stock: Stock,
+    pub(super) viewers: Vec<Seat>,
+    overflow: Overflow,
+    courtesy: Duration,
+    /// Bytes that may still come.
+    allowance: Option<u64>,
+    next_seat: u64,
 }
 
-impl Shared {
-    pub(super) fn remove_viewer(&mut self, id: u64) {
-        self.wakers.retain(|(other, _)| *other != id);
-        if self.writer.is_some_and(|(writer, _)| writer == id) {
-            self.writer = None;
-        }
+/// A viewer's cursor and the number that its handle knows it by.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) number: u64,
+    pub(super) cursor: Cursor,
+}
+
+impl State {
+    /// The write viewer, if any.
+    pub(super) fn writer(&self) -> Option<&Cursor> {
+        self.viewers.iter().map(|seat| &seat.cursor).find(|cursor| cursor.kind == ViewKind::Write)
     }
 
-    fn add_waker(&mut self, wake: Arc<Notify>) -> u64 {
-        self.last_viewer += 1;
-        self.wakers.push((self.last_viewer, wake));
-        self.last_viewer
+    pub(super) fn seat(&mut self, cursor: Cursor) -> u64 {
+        let number = self.next_seat;
+        self.next_seat += 1;
+        self.viewers.push(Seat { number, cursor });
+        number
     }
 
-    fn wake(&self) {
-        self.wakers.iter().for_each(|(_, wake)| wake.notify_one());
-    }
-
-    /// The first byte of the stream that must not be overwritten.
-    fn floor(&self, stream: usize, overflow: Overflow) -> u64 {
-        match (overflow, self.writer) {
-            (Overflow::Block, Some((_, needed))) => needed.get(stream).copied().unwrap_or(u64::MAX),
+    /// What must not be overwritten: nothing, unless a write viewer is to get everything.
+    fn floor(&self, source: Source) -> u64 {
+        match (self.overflow, self.writer()) {
+            (Overflow::Block, Some(cursor)) => {
+                cursor.credit(source).passed(self.stock.ring(source).capacity())
+            }
             (Overflow::Block, None) | (Overflow::Ring, _) => u64::MAX,
         }
     }
 
-    /// Makes place in the order index; false when the write viewer still needs all of it.
-    fn make_place(&mut self, stream: usize, overflow: Overflow) -> bool {
-        while !self.order.has_room(stream) {
-            let Some(front) = self.order.front().copied() else { return true };
-            if front.to > self.floor(front.stream, overflow) {
-                return false;
-            }
-            self.order.pop_front();
-            if let Some(ring) = self.rings.get_mut(front.stream) {
-                ring.forget_before(front.to);
+    /// What may be read of `source` now.
+    fn room(&mut self, source: Source) -> Room {
+        let ordered = match self.stock.runs.in_the_way(source) {
+            Some(run) => self.floor(run.source) >= run.to,
+            None => true,
+        };
+        let bytes = if ordered { self.stock.ring(source).room(self.floor(source)).min(CHUNK) } else { 0 };
+        if bytes == 0 { Room::Full } else { self.politely(source, bytes) }
+    }
+
+    /// Holds back from `bytes` what observers that read along have not taken, as long as courtesy lasts.
+    ///
+    /// This is how several fast viewers of one flood lose nothing: scheduling alone sets them apart by more than a
+    /// ring. It is no back-pressure: who does not take a fair piece in time is left behind.
+    fn politely(&mut self, source: Source, bytes: usize) -> Room {
+        let enough = bytes.min(self.stock.ring(source).capacity() / 4);
+        let polite = self.polite_room(source).min(bytes);
+        if polite >= enough {
+            self.stock.lanes.get_mut(source).polite_since = None;
+            return Room::Bytes(polite);
+        }
+        let since = *self.stock.lanes.get_mut(source).polite_since.get_or_insert_with(Instant::now);
+        let left = self.courtesy.saturating_sub(since.elapsed());
+        if !left.is_zero() {
+            return Room::Polite(left);
+        }
+        let ring = self.stock.ring(source);
+        for cursor in
+            self.viewers.iter_mut().map(|seat| &mut seat.cursor).filter(|cursor| cursor.reads_along())
+        {
+            if ring.room(cursor.credit(source).sent()) < enough {
+                cursor.leave_behind();
             }
         }
+        self.stock.lanes.get_mut(source).polite_since = None;
+        Room::Bytes(self.polite_room(source).min(bytes))
+    }
+
+    /// Bytes that can be read without taking one from an observer that reads along.
+    fn polite_room(&self, source: Source) -> usize {
+        if self.overflow == Overflow::Ring || self.courtesy.is_zero() {
+            return usize::MAX;
+        }
+        let along = self.viewers.iter().map(|seat| &seat.cursor).filter(|cursor| cursor.reads_along());
+        let slowest = along.map(|cursor| cursor.credit(source).sent()).min();
+        slowest.map_or(usize::MAX, |sent| self.stock.ring(source).room(sent))
+    }
+
+    fn changed(&mut self) {
+        for seat in &mut self.viewers {
+            seat.cursor.changed();
+        }
+    }
+}
+
+impl Output {
+    /// An output that nothing was read of yet.
+    pub fn new(terms: Terms) -> Self {
+        let capacity = usize::try_from(terms.ring_bytes.max(Settings::RING_LEAST)).unwrap_or(usize::MAX);
+        let state = State {
+            stock: Stock::new(terms.plumbing, capacity),
+            viewers: Vec::new(),
+            overflow: terms.overflow,
+            courtesy: terms.courtesy,
+            allowance: terms.limit,
+            next_seat: 0,
+        };
+        let shared = Shared {
+            state: Mutex::new(state),
+            room: PerSource::new(|_| Notify::new()),
+            progress: Notify::new(),
+            read_out: Notify::new(),
+            over_limit: CancellationToken::new(),
+            terms,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What it was granted.
+    pub fn terms(&self) -> &Terms {
+        &self.shared.terms
+    }
+
+    /// The oldest and the next offset of each stream.
+    pub fn status(&self) -> Vec<StreamStatus> {
+        let state = self.lock();
+        let of = |source: &Source| {
+            let ring = state.stock.ring(*source);
+            StreamStatus { stream: source.name(), oldest: ring.oldest(), next: ring.next() }
+        };
+        self.shared.terms.plumbing.sources().iter().map(of).collect()
+    }
+
+    /// The newest bytes of a stream, at most `bytes`; empty for a stream the job has not.
+    pub fn tail(&self, stream: StreamName, bytes: usize) -> Vec<u8> {
+        let Some(source) = self.shared.terms.plumbing.source(stream) else { return Vec::new() };
+        let state = self.lock();
+        let ring = state.stock.ring(source);
+        let count = (ring.next() - ring.oldest()).min(bytes as u64);
+        let mut out = Vec::new();
+        state.stock.copy(source, ring.next() - count, count, &mut out);
+        out
+    }
+
+    /// Bytes of memory that the rings take now.
+    pub fn allocated(&self) -> usize {
+        let state = self.lock();
+        self.shared.terms.plumbing.sources().iter().map(|source| state.stock.ring(*source).allocated()).sum()
+    }
+
+    /// After the end of the job: keeps the newest `bytes` of each stream and gives the rest of the memory back. Does
+    /// nothing and returns false while a stream is not at its end or a viewer is not through.
+    pub fn shrink_to_tail(&self, bytes: u32) -> bool {
+        let mut state = self.lock();
+        let ended = self.shared.terms.plumbing.sources().iter().all(|source| state.stock.ended(*source));
+        if !ended || !is_read_out(&state) {
+            return false;
+        }
+        state.stock.shrink(usize::try_from(bytes).unwrap_or(usize::MAX));
         true
     }
 
-    fn forget_stale_runs(&mut self) {
-        while let Some(front) = self.order.front()
-            && self.rings.get(front.stream).is_some_and(|ring| front.to <= ring.oldest())
-        {
-            self.order.pop_front();
+    /// Waits until no viewer has anything left to get: all are through or gone.
+    pub async fn read_out(&self) {
+        loop {
+            let changed = self.shared.read_out.notified();
+            if is_read_out(&self.lock()) {
+                return;
+            }
+            changed.await;
         }
     }
+
+    /// Waits until the job prints more than its limit.
+    pub async fn over_limit(&self) {
+        self.shared.over_limit.cancelled().await;
+    }
+
+    /// After the leader's exit: waits for the ends of the streams, and where a descendant holds a pipe, for new bytes
+    /// only as long as `settings` say. Time in which a pump waits for room does not count. For one caller at a time.
+    pub async fn drain(&self, settings: &Settings) -> Drained {
+        let mut left = settings.drain_total;
+        loop {
+            match self.flow() {
+                Flow::Ended => return Drained::Ended,
+                Flow::Blocked => self.shared.progress.notified().await,
+                Flow::Reading => {
+                    let started = Instant::now();
+                    let wait = settings.drain_idle.min(left);
+                    if timeout(wait, self.shared.progress.notified()).await.is_err() {
+                        return if left <= settings.drain_idle { Drained::Deadline } else { Drained::Idle };
+                    }
+                    left = left.saturating_sub(started.elapsed());
+                }
+            }
+        }
+    }
+
+    /// What the pumps do, taken together.
+    fn flow(&self) -> Flow {
+        let state = self.lock();
+        let flows =
+            || self.shared.terms.plumbing.sources().iter().map(|source| state.stock.lanes.get(*source).flow);
+        if flows().all(|flow| flow == Flow::Ended) {
+            Flow::Ended
+        } else if flows().any(|flow| flow == Flow::Blocked) {
+            Flow::Blocked
+        } else {
+            Flow::Reading
+        }
+    }
+
+    /// Lets `read` put bytes into the ring of `source`.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(super) fn fill(
+        &self,
+        source: Source,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> io::Result<Filled> {
+        let mut state = self.lock();
+        let most = match state.room(source) {
+            Room::Bytes(most) => most,
+            Room::Polite(left) => return Ok(Filled::Polite(left)),
+            Room::Full => {
+                self.set_flow(&mut state, source, Flow::Blocked);
+                return Ok(Filled::NoRoom);
+            }
+        };
+        self.set_flow(&mut state, source, Flow::Reading);
+        let most =
+            state.allowance.map_or(most, |bytes| most.min(usize::try_from(bytes).unwrap_or(usize::MAX)));
+        if most == 0 {
+            return self.probe(read);
+        }
+        let taken = state.stock.lanes.get_mut(source).ring.fill(most, read)?;
+        if taken == 0 {
+            return Ok(Filled::End);
+        }
+        state.allowance = state.allowance.map(|bytes| bytes.saturating_sub(taken as u64));
+        state.stock.appended(source);
+        state.changed();
+        self.shared.progress.notify_one();
+        Ok(Filled::Bytes)
+    }
+
+    /// With nothing left of the limit: is there more, or is this the end?
+    fn probe(&self, read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>) -> io::Result<Filled> {
+        let mut byte = [0];
+        if read(&mut [IoSliceMut::new(&mut byte)])? == 0 {
+            return Ok(Filled::End);
+        }
+        self.shared.over_limit.cancel();
+        Ok(Filled::OverLimit)
+    }
+
+    /// Waits until there may be room for `source`.
+    pub(super) async fn room(&self, source: Source) {
+        self.shared.room.get(source).notified().await;
+    }
+
+    /// No byte of `source` will come any more.
+    pub(super) fn end(&self, source: Source) {
+        let mut state = self.lock();
+        self.set_flow(&mut state, source, Flow::Ended);
+        state.changed();
+    }
+
+    fn set_flow(&self, state: &mut State, source: Source, flow: Flow) {
+        let lane = state.stock.lanes.get_mut(source);
+        if lane.flow != flow {
+            lane.flow = flow;
+            self.shared.progress.notify_one();
+        }
+    }
+
+    /// The write viewer came on, or there is another or none: whoever waits looks again.
+    pub(super) fn viewers_changed(&self) {
+        for source in self.shared.terms.plumbing.sources() {
+            self.shared.room.get(*source).notify_one();
+        }
+        self.shared.read_out.notify_waiters();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_blocked(&self, source: Source) -> bool {
+        self.lock().stock.lanes.get(source).flow == Flow::Blocked
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// No viewer has anything left to get.
+fn is_read_out(state: &State) -> bool {
+    state.viewers.iter().all(|seat| seat.cursor.is_through(&state.stock))
 }

@@ -1,206 +1,142 @@
-//! From a pipe or terminal into a ring.
+//! Reads one stream of a job into its ring until there is nothing more to read.
 //!
 //! ```text
-//! Live ──leader dead──> Draining ──quiet──> (parked) ──tree empty──> Final ──end of file or nothing left──> ended
+//!            room ┌────────┐ last call      ┌───────────────────────────┐ would block, end of file
+//! start ────────> │ live   │ ─────────────> │ last: reads what is there │ ──────────────────────────> ended
+//!                 └────────┘                └───────────────────────────┘
+//!                     └── end of file, error ───────────────────────────────────────────────────────> ended
 //! ```
-//! Live reads whenever there are bytes and room. Draining does the same, but is *quiet* once no new byte came for
-//! `drain_idle`, or `drain_total` is over; time without room does not count, for then it is the viewer that is slow. Final
-//! reads what is left without waiting for more: nobody is left to write it.
+//!
+//! A descendant that holds the pipe can keep the end of file away for ever. So the job task makes the *last call* once
+//! the tree is empty: whatever was written is in the pipe by then, and a read that would block is the end.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use rustix::io::Errno;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use crate::domain::StreamName;
-
-use super::Settings;
 use super::output::{Filled, Output};
+use super::source::Source;
 
-/// How far the end of the job has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-enum Phase {
-    Live,
-    Draining,
-    Final,
-}
-
-/// The pumps of one job. Dropping them ends them.
+/// Why a pump ended. Whichever it was, the stream has ended for its viewers.
 #[derive(Debug)]
-pub struct Pumps {
-    tasks: JoinSet<()>,
-    phase: watch::Sender<Phase>,
-    /// How many pumps have ended or are quiet.
-    quiet: watch::Receiver<usize>,
-    count: usize,
-    over: Arc<Notify>,
+pub enum PumpEnd {
+    /// Everybody closed the stream.
+    EndOfFile,
+    /// At the last call nothing was left, though somebody still holds the stream.
+    Abandoned,
+    /// The job printed more than it may; what is beyond the limit was not read.
+    OverLimit,
+    /// Reading failed.
+    Failed(io::Error),
 }
 
-impl Pumps {
-    /// Starts a pump for each descriptor, which must not block. `limit` bounds the bytes of all streams together.
-    ///
-    /// # Errors
-    /// What the runtime says of a descriptor that cannot be polled.
-    pub fn start(
-        sources: Vec<(StreamName, OwnedFd)>,
-        output: &Arc<Output>,
-        limit: Option<u64>,
-        settings: &Settings,
-    ) -> io::Result<Self> {
-        let phase = watch::Sender::new(Phase::Live);
-        let (quieter, quiet) = watch::channel(0);
-        let over = Arc::new(Notify::new());
-        let mut tasks = JoinSet::new();
-        let count = sources.len();
-        for (name, fd) in sources {
-            let Some(stream) = output.index(name) else { continue };
-            let pump = Pump {
-                fd: super::polled(fd, Interest::READABLE)?,
-                stream,
-                output: output.clone(),
-                phase: phase.subscribe(),
-                quiet: quieter.clone(),
-                limit,
-                over: over.clone(),
-                idle: settings.drain_idle,
-                total: settings.drain_total,
-            };
-            tasks.spawn(pump.run());
-        }
-        Ok(Self { tasks, phase, quiet, count, over })
-    }
+/// Body of the task that moves `source` of a job from `fd` into `output`. The job owns the task; it ends at the end of the
+/// stream or at the `last_call`, and if it is dropped earlier the stream ends with it.
+///
+/// `fd` becomes non-blocking. Must run inside a runtime with IO.
+pub fn pump(
+    fd: OwnedFd,
+    source: Source,
+    output: Output,
+    last_call: CancellationToken,
+) -> impl Future<Output = PumpEnd> + Send + 'static {
+    // Made before the first poll: a task may be dropped without one.
+    let ending = Ending { output, source };
+    async move { run(fd, source, &ending.output, &last_call).await.unwrap_or_else(PumpEnd::Failed) }
+}
 
-    /// Completes when the output has passed the limit.
-    pub async fn over_limit(&self) {
-        self.over.notified().await;
-    }
+/// Ends the stream when the pump does, however it does.
+struct Ending {
+    output: Output,
+    source: Source,
+}
 
-    /// The leader is dead: waits, within bounds, until no more output is to be expected.
-    pub async fn drained(&mut self) {
-        self.phase.send_replace(Phase::Draining);
-        let count = self.count;
-        // The senders live in the pumps: an error means that all have ended.
-        let _ = self.quiet.wait_for(|quiet| *quiet >= count).await;
-    }
-
-    /// The tree is empty: reads what is left, and no more.
-    pub fn read_to_end(&self) {
-        self.phase.send_replace(Phase::Final);
-    }
-
-    /// Completes when every stream has ended.
-    pub async fn ended(mut self) {
-        while self.tasks.join_next().await.is_some() {}
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.output.end(self.source);
     }
 }
 
-struct Pump {
-    fd: AsyncFd<OwnedFd>,
-    stream: usize,
-    output: Arc<Output>,
-    phase: watch::Receiver<Phase>,
-    quiet: watch::Sender<usize>,
-    limit: Option<u64>,
-    over: Arc<Notify>,
-    idle: Duration,
-    total: Duration,
-}
-
-/// How a wait for bytes ended.
-enum Waited {
-    /// A read succeeded, or found no room.
-    Filled(Filled),
-    /// The phase changed: look again.
-    Phase,
-    /// It took too long.
-    Quiet,
-    /// There is nothing to read now.
-    Empty,
-}
-
-impl Pump {
-    /// Owned by the job's [`Pumps`]; ends at the end of the stream.
-    async fn run(mut self) {
-        let mut total = self.total;
-        let mut told_quiet = false;
-        loop {
-            let phase = *self.phase.borrow_and_update();
-            let patience = (phase == Phase::Draining && !told_quiet).then(|| self.idle.min(total));
-            let since = Instant::now();
-            let waited = match phase {
-                Phase::Final => self.read_now(),
-                Phase::Live | Phase::Draining => self.read_within(patience).await,
-            };
-            if phase == Phase::Draining {
-                total = total.saturating_sub(since.elapsed());
-            }
-            match waited {
-                Waited::Phase => {}
-                Waited::Filled(Filled::Bytes(_)) => self.look_at_limit(),
-                Waited::Filled(Filled::NoRoom) => self.wait_for_room().await,
-                Waited::Filled(Filled::End) | Waited::Empty => break,
-                Waited::Quiet => {
-                    told_quiet = true;
-                    self.quiet.send_modify(|quiet| *quiet += 1);
+async fn run(
+    fd: OwnedFd,
+    source: Source,
+    output: &Output,
+    last_call: &CancellationToken,
+) -> io::Result<PumpEnd> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    // Unchecked: a terminal's master is polled and read as a pipe is.
+    let fd = pipe::Receiver::from_owned_fd_unchecked(fd)?;
+    while is_live(&fd, last_call).await? {
+        match fd.try_io(|| read(&fd, source, output)) {
+            // The readiness was stale; it is cleared now.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+            Ok(filled) => {
+                if let Some(end) = settle(filled, source, output, last_call).await {
+                    return Ok(end);
                 }
             }
         }
-        self.output.end(self.stream);
-        if !told_quiet {
-            self.quiet.send_modify(|quiet| *quiet += 1);
-        }
     }
-
-    async fn read_within(&mut self, patience: Option<Duration>) -> Waited {
-        let Self { fd, stream, output, phase, .. } = self;
-        let read = async {
-            tokio::select! {
-                filled = fd.async_io(Interest::READABLE, |fd| output.fill(*stream, fd.as_fd())) => {
-                    Waited::Filled(ended_by_hangup(filled))
+    loop {
+        // Past the runtime's readiness: only the kernel knows that nothing is left.
+        match read(&fd, source, output) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(PumpEnd::Abandoned),
+            Err(error) => return Err(error),
+            Ok(filled) => {
+                if let Some(end) = settle(filled, source, output, last_call).await {
+                    return Ok(end);
                 }
-                changed = phase.changed() => match changed {
-                    Ok(()) => Waited::Phase,
-                    Err(_) => Waited::Filled(Filled::End),
-                },
+                tokio::task::consume_budget().await;
             }
-        };
-        match patience {
-            None => read.await,
-            Some(patience) => timeout(patience, read).await.unwrap_or(Waited::Quiet),
-        }
-    }
-
-    fn read_now(&self) -> Waited {
-        match self.output.fill(self.stream, self.fd.get_ref().as_fd()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Waited::Empty,
-            other => Waited::Filled(ended_by_hangup(other)),
-        }
-    }
-
-    async fn wait_for_room(&mut self) {
-        tokio::select! {
-            () = self.output.room(self.stream) => {}
-            changed = self.phase.changed() => if changed.is_err() {
-                // The job's task is gone: nobody will say that the end has come.
-                self.output.room(self.stream).await;
-            },
-        }
-    }
-
-    fn look_at_limit(&self) {
-        if self.limit.is_some_and(|limit| self.output.produced() > limit) {
-            self.over.notify_one();
         }
     }
 }
 
-/// A terminal whose last process is gone answers EIO: that is its end of file (pty(7)).
-fn ended_by_hangup(filled: io::Result<Filled>) -> Filled {
-    filled.unwrap_or(Filled::End)
+/// Waits for something to read; false at the last call.
+async fn is_live(fd: &pipe::Receiver, last_call: &CancellationToken) -> io::Result<bool> {
+    tokio::select! {
+        biased;
+        () = last_call.cancelled() => Ok(false),
+        ready = fd.readable() => ready.map(|()| true),
+    }
+}
+
+/// Waits where the pump has to; returns the end where it is one.
+async fn settle(
+    filled: Filled,
+    source: Source,
+    output: &Output,
+    last_call: &CancellationToken,
+) -> Option<PumpEnd> {
+    match filled {
+        Filled::Bytes => None,
+        Filled::NoRoom => {
+            output.room(source).await;
+            None
+        }
+        Filled::Polite(left) => {
+            // Whether they came on or not, the next attempt sees.
+            timeout(left, output.room(source)).await.unwrap_or_default();
+            None
+        }
+        Filled::End => Some(PumpEnd::EndOfFile),
+        Filled::OverLimit => {
+            // The pipe stays open until the tree is gone: a SIGPIPE would hide why the job ended.
+            last_call.cancelled().await;
+            Some(PumpEnd::OverLimit)
+        }
+    }
+}
+
+fn read(fd: impl AsFd, source: Source, output: &Output) -> io::Result<Filled> {
+    output.fill(source, |slices| match rustix::io::retry_on_intr(|| rustix::io::readv(&fd, slices)) {
+        // A terminal of which the last process is gone (Linux tty_read).
+        Err(Errno::IO) if source == Source::Pty => Ok(0),
+        read => Ok(read?),
+    })
 }

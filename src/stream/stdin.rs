@@ -1,51 +1,75 @@
-//! Bytes on their way into a job: a bounded queue and the task that empties it.
+//! The way into a job: a bounded queue between whoever may write and the pipe or terminal.
 //!
-//! An offer is taken whole or not at all. Credit is the offset up to which offers will be taken; it is looked up by
-//! whoever tells the client, and never queued.
+//! Accepting is all or nothing and never waits; the feed is a task of its own, so a job that reads nothing and prints
+//! without end blocks neither. Credit is a level, not an event: whoever polls late sees the newest.
 
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bytes::BytesMut;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::io::Errno;
+use rustix::termios::SpecialCodeIndex;
+use tokio::net::unix::pipe;
 use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 
-use super::Output;
-
-/// The end-of-file character of a terminal in its usual mode (termios(3), VEOF). It ends the input only at the start
-/// of a line; after an unfinished line it hands that over, and a second one ends the input.
-const VEOF: u8 = 4;
-
-/// How much stdin may be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Credit {
-    /// Bytes taken in total.
-    pub offset: u64,
-    /// Bytes free in the queue.
-    pub free: u32,
-}
-
-/// Why an offer was not taken; nothing of it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why bytes were not accepted; nothing of them was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StdinRefused {
-    /// It is larger than what is free.
+    /// They do not fit now.
+    #[error("stdin queue has {free} bytes free")]
     Busy {
-        /// Bytes free.
+        /// Bytes that would.
         free: u64,
     },
-    /// It does not begin where the last one ended.
+    /// They do not continue what was accepted.
+    #[error("stdin continues at {expected}")]
     WrongOffset {
-        /// Where that was.
+        /// The offset that would.
         expected: u64,
     },
-    /// The job no longer reads, or its input was ended.
+    /// The end was sent, or nobody reads any more.
+    #[error("stdin is closed")]
     Closed,
 }
 
-/// The way into a job's standard input. Cheap to clone.
+/// What a client may send: from `offset` on, `free` bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StdinCredit {
+    /// Bytes accepted in total.
+    pub offset: u64,
+    /// Bytes free in the queue.
+    pub free: u64,
+}
+
+/// What the feed writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdinPort {
+    /// A pipe: the end is its closing.
+    Pipe,
+    /// A terminal's master: the end is its VEOF character, twice when the line is not empty (the first then only hands the
+    /// line over, termios(3)).
+    Terminal,
+}
+
+/// How a job's stdin ended.
+#[derive(Debug)]
+pub enum StdinEnd {
+    /// The end was sent and everything before it written.
+    Sent,
+    /// The job closed its side; so many accepted bytes were not read by it, besides what the pipe held.
+    Refused {
+        /// Bytes accepted and never written.
+        unwritten: u64,
+    },
+    /// The job ended first.
+    Cancelled,
+    /// Writing failed.
+    Failed(io::Error),
+}
+
+/// The stdin of one job. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Stdin {
     shared: Arc<Shared>,
@@ -53,158 +77,258 @@ pub struct Stdin {
 
 #[derive(Debug)]
 struct Shared {
-    // Held for one copy of at most the queue, never across an await.
+    /// A lock and not a task: an offer must be answered at once, and it is held for one copy, never across an await.
     queue: Mutex<Queue>,
-    most: usize,
-    changed: Notify,
-    output: Arc<Output>,
+    /// Tells the feed that there is something to do.
+    work: Notify,
 }
 
 #[derive(Debug)]
 struct Queue {
-    bytes: BytesMut,
+    bytes: VecDeque<u8>,
+    capacity: usize,
     accepted: u64,
-    state: State,
+    mouth: Mouth,
+    /// Who polls the credit.
+    watchers: Vec<Weak<Notify>>,
 }
 
+/// Whether more is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Mouth {
     Open,
-    /// The client has ended its input; what is queued is still written.
+    /// The end is behind the last byte.
     Ending,
-    /// Nobody reads any more.
     Closed,
 }
 
-impl Stdin {
-    /// Starts the task that writes to `fd`, which must not block; it ends with the input, or when nobody reads. `output`
-    /// is woken when there is new credit.
-    ///
-    /// # Errors
-    /// What the runtime says of a descriptor that cannot be polled.
-    pub fn start(
-        fd: OwnedFd,
-        terminal: bool,
-        most: usize,
-        output: Arc<Output>,
-        tracker: &TaskTracker,
-    ) -> io::Result<Self> {
-        let fd = super::polled(fd, Interest::WRITABLE)?;
-        let queue = Queue { bytes: BytesMut::new(), accepted: 0, state: State::Open };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), most, changed: Notify::new(), output });
-        tracker.spawn(write_out(shared.clone(), fd, terminal));
-        Ok(Self { shared })
+impl Queue {
+    fn free(&self) -> usize {
+        self.capacity - self.bytes.len()
     }
 
-    /// Takes the bytes, and the end of the input, or nothing. Returns the bytes taken in total.
+    fn credit(&self) -> StdinCredit {
+        let free = match self.mouth {
+            Mouth::Open => self.free() as u64,
+            Mouth::Ending | Mouth::Closed => 0,
+        };
+        StdinCredit { offset: self.accepted, free }
+    }
+
+    fn wake(&mut self) {
+        self.watchers.retain(|watcher| watcher.strong_count() > 0);
+        for watcher in self.watchers.iter().filter_map(Weak::upgrade) {
+            watcher.notify_one();
+        }
+    }
+}
+
+impl Stdin {
+    /// An empty queue of `bytes` (from `Settings::stdin_bytes`).
+    pub fn new(bytes: u32) -> Self {
+        let queue = Queue {
+            bytes: VecDeque::new(),
+            capacity: usize::try_from(bytes).unwrap_or(usize::MAX),
+            accepted: 0,
+            mouth: Mouth::Open,
+            watchers: Vec::new(),
+        };
+        Self { shared: Arc::new(Shared { queue: Mutex::new(queue), work: Notify::new() }) }
+    }
+
+    /// Accepts all of `data`, and the end behind it, or nothing. Returns the bytes accepted in total.
     ///
     /// # Errors
-    /// Why nothing was taken.
+    /// See [`StdinRefused`].
     pub fn offer(&self, offset: Option<u64>, data: &[u8], eof: bool) -> Result<u64, StdinRefused> {
-        let mut queue = self.shared.queue();
-        if queue.state != State::Open {
+        let mut queue = self.lock();
+        if queue.mouth != Mouth::Open {
             return Err(StdinRefused::Closed);
         }
         if offset.is_some_and(|offset| offset != queue.accepted) {
             return Err(StdinRefused::WrongOffset { expected: queue.accepted });
         }
-        let free = self.shared.most.saturating_sub(queue.bytes.len());
-        if data.len() > free {
-            return Err(StdinRefused::Busy { free: free as u64 });
+        if data.len() > queue.free() {
+            return Err(StdinRefused::Busy { free: queue.free() as u64 });
         }
-        queue.bytes.extend_from_slice(data);
+        queue.bytes.extend(data);
         queue.accepted += data.len() as u64;
         if eof {
-            queue.state = State::Ending;
+            queue.mouth = Mouth::Ending;
         }
-        self.shared.changed.notify_one();
+        self.shared.work.notify_one();
         Ok(queue.accepted)
     }
 
-    /// The job no longer reads: what is queued is dropped.
-    pub fn close(&self) {
-        self.shared.close();
-    }
-
-    /// The credit, when it was never told or half the queue has come free since. `told` remembers what was.
-    pub fn credit_if_changed(&self, told: &mut Option<u64>) -> Option<Credit> {
-        let queue = self.shared.queue();
-        if queue.state != State::Open {
-            return None;
+    /// Watches the credit; `wake` is notified when [`StdinWatch::poll`] may have something.
+    pub fn watch(&self, wake: &Arc<Notify>) -> StdinWatch {
+        let mut queue = self.lock();
+        queue.watchers.retain(|watcher| watcher.strong_count() > 0);
+        if !queue.watchers.iter().any(|watcher| std::ptr::eq(watcher.as_ptr(), Arc::as_ptr(wake))) {
+            queue.watchers.push(Arc::downgrade(wake));
         }
-        let free = self.shared.most.saturating_sub(queue.bytes.len()) as u64;
-        let limit = queue.accepted + free;
-        let half = self.shared.most as u64 / 2;
-        if told.is_some_and(|told| limit < told + half) {
-            return None;
-        }
-        *told = Some(limit);
-        Some(Credit { offset: queue.accepted, free: u32::try_from(free).unwrap_or(u32::MAX) })
+        wake.notify_one();
+        StdinWatch { stdin: self.clone(), announced: None }
+    }
+
+    /// What may be sent now.
+    pub fn credit(&self) -> StdinCredit {
+        self.lock().credit()
+    }
+
+    /// Accepts nothing any more and forgets what is queued. Returns how much that was.
+    fn close(&self) -> u64 {
+        let mut queue = self.lock();
+        queue.mouth = Mouth::Closed;
+        let unwritten = queue.bytes.len() as u64;
+        queue.bytes = VecDeque::new();
+        queue.wake();
+        unwritten
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
-        let mut queue = self.queue();
-        queue.state = State::Closed;
-        queue.bytes = BytesMut::new();
-        drop(queue);
-        self.changed.notify_one();
-    }
+/// The owner's view of the credit.
+#[derive(Debug)]
+pub struct StdinWatch {
+    stdin: Stdin,
+    announced: Option<StdinCredit>,
 }
 
-/// What the writing task finds when it looks.
-enum Next {
-    Write,
-    Wait,
-    End,
-}
-
-/// Writes the queue out. Ends when the input has ended and is written, when nobody reads, or when the job is over.
-async fn write_out(shared: Arc<Shared>, fd: AsyncFd<OwnedFd>, terminal: bool) {
-    let mut half_told = 0;
-    loop {
-        let next = {
-            let queue = shared.queue();
-            match (queue.state, queue.bytes.is_empty()) {
-                (State::Closed, _) => return,
-                (State::Open | State::Ending, false) => Next::Write,
-                (State::Open, true) => Next::Wait,
-                (State::Ending, true) => Next::End,
-            }
+impl StdinWatch {
+    /// The credit, when the client should be told: at first, and whenever it may send half a queue more than it knows.
+    pub fn poll(&mut self) -> Option<StdinCredit> {
+        let queue = self.stdin.lock();
+        let credit = queue.credit();
+        let half = (queue.capacity / 2) as u64;
+        let due = match self.announced {
+            None => true,
+            Some(known) => credit.offset + credit.free >= known.offset + known.free + half.max(1),
         };
-        match next {
-            Next::Wait => shared.changed.notified().await,
-            Next::End => break,
-            Next::Write => {
-                let written = tokio::select! {
-                    written = fd.async_io(Interest::WRITABLE, |fd| write_once(&shared, fd)) => written,
-                    () = shared.changed.notified() => continue,
-                };
-                match written {
-                    Ok(n) => half_told += n,
-                    Err(_) => return shared.close(),
-                }
-                if half_told >= shared.most / 2 {
-                    half_told = 0;
-                    shared.output.wake();
-                }
-            }
+        drop(queue);
+        if !due {
+            return None;
         }
-    }
-    if terminal {
-        // A terminal cannot be half closed; a job that is gone needs no end of file.
-        let _ = fd.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd.as_fd(), &[VEOF])?)).await;
+        self.announced = Some(credit);
+        self.announced
     }
 }
 
-fn write_once(shared: &Shared, fd: &OwnedFd) -> io::Result<usize> {
-    let mut queue = shared.queue();
-    let n = rustix::io::write(fd.as_fd(), &queue.bytes)?;
-    bytes::Buf::advance(&mut queue.bytes, n);
-    Ok(n)
+/// What one attempt to write came to.
+enum Fed {
+    /// Something was written.
+    Bytes,
+    /// Nothing is queued.
+    Empty,
+    /// Everything is written and the end is next.
+    End {
+        /// Whether the last byte left a line unfinished.
+        line: Line,
+    },
+}
+
+/// Where the terminal's line discipline stands, as far as we wrote to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Fresh,
+    Begun,
+}
+
+/// Body of the task that moves what was accepted into `fd`. The job owns the task; it ends when the end is written, when
+/// nobody reads any more, or at `job_ended`. Closes `fd` then.
+///
+/// `fd` becomes non-blocking. Must run inside a runtime with IO.
+pub fn feed(
+    fd: OwnedFd,
+    port: StdinPort,
+    stdin: Stdin,
+    job_ended: CancellationToken,
+) -> impl Future<Output = StdinEnd> + Send + 'static {
+    // Made before the first poll: a task may be dropped without one.
+    let closing = Closing(stdin);
+    async move {
+        let end = tokio::select! {
+            biased;
+            () = job_ended.cancelled() => return StdinEnd::Cancelled,
+            end = run(fd, port, &closing.0) => end,
+        };
+        match end {
+            Ok(()) => StdinEnd::Sent,
+            Err(Broken { error, unwritten }) => match Errno::from_io_error(&error) {
+                Some(Errno::PIPE | Errno::IO) => StdinEnd::Refused { unwritten },
+                Some(_) | None => StdinEnd::Failed(error),
+            },
+        }
+    }
+}
+
+/// Closes the queue when the feed ends, however it does.
+struct Closing(Stdin);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Writing failed with so much still queued.
+struct Broken {
+    error: io::Error,
+    unwritten: u64,
+}
+
+async fn run(fd: OwnedFd, port: StdinPort, stdin: &Stdin) -> Result<(), Broken> {
+    let broken = |error| Broken { error, unwritten: stdin.close() };
+    rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| broken(errno.into()))?;
+    // Unchecked: a terminal's master is polled and written as a pipe is.
+    let fd = pipe::Sender::from_owned_fd_unchecked(fd).map_err(broken)?;
+    let mut line = Line::Fresh;
+    loop {
+        fd.writable().await.map_err(broken)?;
+        match fd.try_io(|| write(&fd, stdin, &mut line)) {
+            Ok(Fed::Bytes) => {}
+            Ok(Fed::Empty) => stdin.shared.work.notified().await,
+            Ok(Fed::End { line }) => return finish(&fd, port, line).await.map_err(broken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(broken(error)),
+        }
+    }
+}
+
+fn write(fd: impl AsFd, stdin: &Stdin, line: &mut Line) -> io::Result<Fed> {
+    let mut queue = stdin.lock();
+    if queue.bytes.is_empty() {
+        return Ok(if queue.mouth == Mouth::Open { Fed::Empty } else { Fed::End { line: *line } });
+    }
+    let (first, second) = queue.bytes.as_slices();
+    let slices = [IoSlice::new(first), IoSlice::new(second)];
+    let written = rustix::io::retry_on_intr(|| rustix::io::writev(&fd, &slices))?;
+    let written = written.min(queue.bytes.len());
+    if let Some(last) = queue.bytes.drain(..written).next_back() {
+        *line = if last == b'\n' { Line::Fresh } else { Line::Begun };
+    }
+    queue.wake();
+    Ok(Fed::Bytes)
+}
+
+async fn finish(fd: &pipe::Sender, port: StdinPort, line: Line) -> io::Result<()> {
+    let times = match (port, line) {
+        (StdinPort::Pipe, _) => return Ok(()),
+        (StdinPort::Terminal, Line::Fresh) => 1,
+        (StdinPort::Terminal, Line::Begun) => 2,
+    };
+    let end = [rustix::termios::tcgetattr(fd)?.special_codes[SpecialCodeIndex::VEOF]; 2];
+    let mut left = end.get(..times).unwrap_or_default();
+    while !left.is_empty() {
+        fd.writable().await?;
+        match fd.try_write(left) {
+            Ok(written) => left = left.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

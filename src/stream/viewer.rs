@@ -1,313 +1,243 @@
-//! One reader of a job's output: a cursor over the rings, its credit, and its totals.
+//! The handle of one viewer, polled by the one task that writes to its socket.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::BytesMut;
+use bytes::BufMut;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::domain::{GapReason, StreamName, StreamTotals};
+use crate::domain::{StreamName, StreamTotals};
 
-use super::credit::Credit;
-use super::order::Run;
-use super::output::{Output, STREAMS, Shared};
+use super::credit::{BeyondSent, Window};
+use super::cursor::{Cursor, Item, Plane, ViewKind, Waker};
+use super::lane::Stock;
+use super::output::{CHUNK, Output, Seat, State};
+use super::source::Source;
 
-/// Where a view begins, and how far it may run ahead.
-#[derive(Debug, Clone, Default)]
-pub struct Start {
-    /// The first byte wanted of each stream; 0 where none is named.
-    pub from: BTreeMap<StreamName, u64>,
-    /// Bytes of each stream that may be unacknowledged; `None` leaves it to the socket.
-    pub window: Option<u32>,
+/// What a new viewer wants.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The first byte of each stream; 0 for a stream not named.
+    pub from: &'a [(StreamName, u64)],
+    /// What it may do.
+    pub kind: ViewKind,
+    /// What its bytes travel in.
+    pub plane: Plane,
+    /// Bytes in flight per stream; without one it is bounded by its socket alone.
+    pub window: Option<Window>,
 }
 
-/// What a viewer gets next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Item {
-    /// Bytes, appended to the caller's buffer.
-    Data {
-        /// Of this stream.
-        stream: StreamName,
-        /// The first one's offset.
-        offset: u64,
-        /// How many.
-        length: usize,
+/// Why there is no such viewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// There is a write viewer already.
+    #[error("the job has a write viewer")]
+    WriterTaken,
+    /// There are as many viewers as there may be.
+    #[error("the job has {most} viewers")]
+    Full {
+        /// The limit.
+        most: usize,
     },
-    /// Bytes it will never get.
-    Gap {
-        /// Of this stream.
+    /// The job has no such output stream.
+    #[error("the job has no output stream {}", .0.as_str())]
+    NoSuchStream(StreamName),
+    /// The job has not printed so much.
+    #[error("{} starts at {asked} but has only {produced} bytes", .stream.as_str())]
+    BeyondProduced {
+        /// The stream.
         stream: StreamName,
-        /// The first one.
-        from: u64,
-        /// One past the last.
-        to: u64,
-        /// Why.
-        reason: GapReason,
-    },
-    /// The end of a stream, once.
-    Eof {
-        /// Of this stream.
-        stream: StreamName,
-        /// Its length.
-        offset: u64,
+        /// The offset asked for.
+        asked: u64,
+        /// What there is.
+        produced: u64,
     },
 }
 
-/// An acknowledgement of bytes that were never sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AckBeyondSent;
+/// Why an ack was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AckError {
+    /// The job has no such output stream.
+    #[error("the job has no output stream {}", .0.as_str())]
+    NoSuchStream(StreamName),
+    /// More than was sent.
+    #[error(transparent)]
+    BeyondSent(#[from] BeyondSent),
+}
 
-/// A cursor over a job's output. Dropping it ends the view.
+/// One reader of a job's output. Dropping it gives its place back and lets a job go on that it held back.
 #[derive(Debug)]
 pub struct Viewer {
-    output: Arc<Output>,
-    id: u64,
-    muted: bool,
-    /// Position in the common order.
-    at: u64,
-    streams: [Position; STREAMS],
-    /// A gap before the first byte given out was there before the view.
-    fresh: [bool; STREAMS],
+    output: Output,
+    number: u64,
+    awake: Arc<AtomicBool>,
 }
 
-#[derive(Debug)]
-struct Position {
-    /// The next byte of the stream.
-    next: u64,
-    begun_at: u64,
-    dropped: u64,
-    credit: Option<Credit>,
-    ended: bool,
+impl Output {
+    /// A viewer of this output; `wake` is notified whenever [`Viewer::next`] may have something.
+    ///
+    /// # Errors
+    /// See [`ViewError`].
+    pub fn view(&self, view: View<'_>, wake: Arc<Notify>) -> Result<Viewer, ViewError> {
+        let awake = Arc::new(AtomicBool::new(true));
+        let waker = Waker { wake: Arc::clone(&wake), awake: Arc::clone(&awake) };
+        let number = {
+            let mut state = self.lock();
+            let most = self.terms().viewers;
+            if state.viewers.len() >= most {
+                return Err(ViewError::Full { most });
+            }
+            if view.kind == ViewKind::Write && state.writer().is_some() {
+                return Err(ViewError::WriterTaken);
+            }
+            let starts = self.starts(&state, view.from)?;
+            let mut cursor = Cursor::new(view.kind, view.plane, waker);
+            cursor.place(&state.stock, |source| start(&starts, source), view.window);
+            state.seat(cursor)
+        };
+        wake.notify_one();
+        self.viewers_changed();
+        Ok(Viewer { output: self.clone(), number, awake })
+    }
+
+    fn starts(&self, state: &State, from: &[(StreamName, u64)]) -> Result<Vec<(Source, u64)>, ViewError> {
+        let plumbing = self.terms().plumbing;
+        let check = |&(stream, asked): &(StreamName, u64)| {
+            let source = plumbing.source(stream).ok_or(ViewError::NoSuchStream(stream))?;
+            let produced = state.stock.ring(source).next();
+            if asked > produced {
+                return Err(ViewError::BeyondProduced { stream, asked, produced });
+            }
+            Ok((source, asked))
+        };
+        from.iter().map(check).collect()
+    }
 }
 
-impl Position {
-    fn new(from: u64, window: Option<u32>) -> Self {
-        let credit = window.map(|window| Credit::new(window.into(), from));
-        Self { next: from, begun_at: from, dropped: 0, credit, ended: false }
-    }
-
-    /// The first byte that is still needed: unacknowledged, where there is a window.
-    fn needed(&self) -> u64 {
-        self.credit.as_ref().map_or(self.next, Credit::acked)
-    }
+fn start(starts: &[(Source, u64)], source: Source) -> u64 {
+    starts.iter().find(|(named, _)| *named == source).map_or(0, |(_, offset)| *offset)
 }
 
 impl Viewer {
-    pub(super) fn new(output: Arc<Output>, id: u64, start: &Start) -> Self {
-        let mut viewer = Self::muted(output, id);
-        viewer.muted = false;
-        viewer.place(start);
-        viewer
-    }
-
-    pub(super) fn muted(output: Arc<Output>, id: u64) -> Self {
-        let streams = std::array::from_fn(|_| Position::new(0, None));
-        Self { output, id, muted: true, at: 0, streams, fresh: [true; STREAMS] }
-    }
-
-    fn place(&mut self, start: &Start) {
-        self.at = 0;
-        self.fresh = [true; STREAMS];
-        let output = self.output.clone();
-        for (position, name) in self.streams.iter_mut().zip(output.streams()) {
-            *position = Position::new(start.from.get(name).copied().unwrap_or(0), start.window);
+    /// The next thing for this viewer, at most `max` bytes of it, which are appended to `out`. Never waits.
+    ///
+    /// `None` when there is nothing now or no place in `out`. `wake` is notified only after a `None`: ask until then before
+    /// waiting for it.
+    pub fn next(&mut self, max: usize, out: &mut impl BufMut) -> Option<Item> {
+        let max = max.min(CHUNK).min(out.remaining_mut());
+        if max == 0 || !self.awake.load(Ordering::Acquire) {
+            return None;
         }
-    }
-
-    /// Moves the view; what was given out before counts no more.
-    pub fn reposition(&mut self, start: &Start) {
-        self.muted = false;
-        self.place(start);
-        self.tell_needs();
-    }
-
-    /// Whether it gets no bytes.
-    pub const fn is_muted(&self) -> bool {
-        self.muted
-    }
-
-    /// Whether this is the write viewer.
-    pub fn is_writer(&self) -> bool {
-        self.output.shared().writer.is_some_and(|(id, _)| id == self.id)
-    }
-
-    /// Becomes the write viewer, unless there is one.
-    pub(super) fn hold_back(&self) {
-        let needed = self.needed();
-        let mut shared = self.output.shared();
-        if shared.writer.is_none() {
-            shared.writer = Some((self.id, needed));
-        }
-    }
-
-    /// Becomes the write viewer; false when there is another.
-    pub fn promote(&mut self) -> bool {
-        self.hold_back();
-        self.is_writer()
-    }
-
-    /// Goes on as an observer.
-    pub fn demote(&mut self) {
-        let mut shared = self.output.shared();
-        if shared.writer.is_some_and(|(id, _)| id == self.id) {
-            shared.writer = None;
-            drop(shared);
-            self.output.room_freed();
-        }
-    }
-
-    /// The next item, appending its bytes, at most `most`, to `out`. `None` when there is nothing now, or no credit.
-    pub fn next(&mut self, most: usize, out: &mut BytesMut) -> Option<Item> {
-        let output = self.output.clone();
-        let shared = output.shared();
-        let item = if self.muted { None } else { self.advance(&shared, most, out) };
-        let item = item.or_else(|| self.end(&shared));
-        drop(shared);
+        let item = self.with(|cursor, stock| cursor.take(stock, max as u64, out))?;
         if item.is_some() {
-            self.tell_needs();
+            self.output.viewers_changed();
         }
         item
     }
 
-    /// Bytes the next item may hold, to size a buffer by.
-    pub fn ready_hint(&self) -> usize {
-        let behind = self.output.shared().order.total().saturating_sub(self.at);
-        usize::try_from(behind).unwrap_or(usize::MAX)
-    }
-
-    fn advance(&mut self, shared: &Shared, most: usize, out: &mut BytesMut) -> Option<Item> {
-        while let Some(run) = shared.order.beyond(self.at) {
-            let ring = shared.rings.get(run.stream)?;
-            let stream = *self.output.streams().get(run.stream)?;
-            let position = self.streams.get_mut(run.stream)?;
-            self.at = self.at.max(run.at);
-            let here = (run.from + (self.at - run.at)).max(position.next);
-            if here >= run.to {
-                self.at = run.end();
-                continue;
-            }
-            let available = here.max(ring.oldest().min(run.to));
-            if available > position.next {
-                let (from, to) = (position.next, available);
-                self.at = run.at + (to - run.from);
-                return Some(self.gap(run.stream, stream, from, to));
-            }
-            let credit = position.credit.as_ref().map_or(u64::MAX, |c| c.left(here));
-            let length = (run.to - here).min(most as u64).min(credit);
-            if length == 0 {
-                return None;
-            }
-            let (head, tail) = ring.slices(here, here + length);
-            out.extend_from_slice(head);
-            out.extend_from_slice(tail);
-            position.next = here + length;
-            self.at = run_at(&run, position.next);
-            if let Some(fresh) = self.fresh.get_mut(run.stream) {
-                *fresh = false;
-            }
-            return Some(Item::Data {
-                stream,
-                offset: here,
-                length: usize::try_from(length).unwrap_or(usize::MAX),
-            });
-        }
-        self.lost_tail(shared)
-    }
-
-    /// Bytes that are gone together with their place in the order.
-    fn lost_tail(&mut self, shared: &Shared) -> Option<Item> {
-        let behind = self.streams.iter().zip(&shared.rings).position(|(p, ring)| p.next < ring.next())?;
-        let stream = *self.output.streams().get(behind)?;
-        let (from, to) = (self.streams.get(behind)?.next, shared.rings.get(behind)?.next());
-        Some(self.gap(behind, stream, from, to))
-    }
-
-    fn gap(&mut self, index: usize, stream: StreamName, from: u64, to: u64) -> Item {
-        let before = self.fresh.get_mut(index).is_some_and(std::mem::take);
-        if let Some(position) = self.streams.get_mut(index) {
-            position.next = to;
-            position.dropped += to - from;
-            if let Some(credit) = &mut position.credit {
-                credit.gap(from, to);
-            }
-        }
-        let reason = if before { GapReason::BeforeAttach } else { GapReason::Evicted };
-        Item::Gap { stream, from, to, reason }
-    }
-
-    fn end(&mut self, shared: &Shared) -> Option<Item> {
-        let streams = self.output.streams().iter().zip(&shared.rings).zip(&shared.ended);
-        for (position, ((stream, ring), ended)) in self.streams.iter_mut().zip(streams) {
-            let through = self.muted || position.next >= ring.next();
-            if *ended && through && !position.ended {
-                position.ended = true;
-                return Some(Item::Eof { stream: *stream, offset: ring.next() });
-            }
-        }
-        None
-    }
-
-    /// Every stream has ended and this viewer was told.
-    pub fn is_through(&self) -> bool {
-        self.streams.iter().zip(self.output.streams()).all(|(position, _)| position.ended)
-    }
-
-    /// Notes that everything of the stream before `offset` was consumed; may change the window.
+    /// The client consumed everything of `stream` below `offset`, and may have named another window. One below an
+    /// earlier one is ignored.
     ///
     /// # Errors
-    /// [`AckBeyondSent`], and nothing is noted.
-    pub fn ack(&mut self, stream: StreamName, offset: u64, window: Option<u32>) -> Result<(), AckBeyondSent> {
-        let Some(position) = self.output.index(stream).and_then(|i| self.streams.get_mut(i)) else {
-            return Err(AckBeyondSent);
-        };
-        if offset > position.next {
-            return Err(AckBeyondSent);
+    /// See [`AckError`]; the protocol closes with 1002 on [`AckError::BeyondSent`].
+    pub fn ack(&mut self, stream: StreamName, offset: u64, window: Option<Window>) -> Result<(), AckError> {
+        let source = self.output.terms().plumbing.source(stream).ok_or(AckError::NoSuchStream(stream))?;
+        let acked = self.with(|cursor, _| {
+            let acked = cursor.credit_mut(source).ack(offset, window);
+            cursor.waker.wake();
+            acked
+        });
+        self.output.viewers_changed();
+        acked.unwrap_or(Ok(())).map_err(AckError::from)
+    }
+
+    /// Moves the viewer as if it were new; its totals go on. The ends of the streams are told again.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; the viewer stays as it was.
+    pub fn reposition(&mut self, view: View<'_>) -> Result<(), ViewError> {
+        {
+            let mut state = self.output.lock();
+            let starts = self.output.starts(&state, view.from)?;
+            self.take_kind(&mut state, view.kind)?;
+            let State { stock, viewers, .. } = &mut *state;
+            if let Some(seat) = viewers.iter_mut().find(|seat| seat.number == self.number) {
+                seat.cursor.plane = view.plane;
+                seat.cursor.place(stock, |source| start(&starts, source), view.window);
+                seat.cursor.waker.wake();
+            }
         }
-        match &mut position.credit {
-            Some(credit) => credit.ack(offset, window.map(u64::from)),
-            None => position.credit = window.map(|window| Credit::new(window.into(), offset)),
-        }
-        self.tell_needs();
+        self.output.viewers_changed();
         Ok(())
     }
 
-    /// What this viewer got of each stream.
-    pub fn totals(&self) -> Vec<(StreamName, StreamTotals)> {
-        let shared = self.output.shared();
-        let total = |((position, name), ring): ((&Position, &StreamName), &super::ring::Ring)| {
-            let given = if self.muted { 0 } else { position.next.saturating_sub(position.begun_at) };
-            let delivered = given.saturating_sub(position.dropped);
-            (*name, StreamTotals { produced: ring.next(), delivered, dropped: position.dropped })
-        };
-        self.streams.iter().zip(self.output.streams()).zip(&shared.rings).map(total).collect()
-    }
-
-    fn needed(&self) -> [u64; STREAMS] {
-        let [first, second] = &self.streams;
-        [first.needed(), second.needed()]
-    }
-
-    /// Tells the pumps what the write viewer still needs.
-    fn tell_needs(&self) {
-        let needed = self.needed();
-        let mut shared = self.output.shared();
-        let Some((id, before)) = &mut shared.writer else { return };
-        if *id != self.id || *before == needed {
-            return;
+    /// Changes what the viewer may do: to an observer when its session was taken over, to the writer when it takes over.
+    /// Its place stays.
+    ///
+    /// # Errors
+    /// [`ViewError::WriterTaken`] when another viewer is the writer.
+    pub fn become_kind(&mut self, kind: ViewKind) -> Result<(), ViewError> {
+        {
+            let mut state = self.output.lock();
+            self.take_kind(&mut state, kind)?;
         }
-        *before = needed;
-        drop(shared);
-        self.output.room_freed();
+        self.output.viewers_changed();
+        Ok(())
     }
-}
 
-/// The place in the order of a stream's byte within a run.
-const fn run_at(run: &Run, offset: u64) -> u64 {
-    run.at + (offset - run.from)
+    fn take_kind(&self, state: &mut State, kind: ViewKind) -> Result<(), ViewError> {
+        let other = |seat: &Seat| seat.number != self.number && seat.cursor.kind == ViewKind::Write;
+        if kind == ViewKind::Write && state.viewers.iter().any(other) {
+            return Err(ViewError::WriterTaken);
+        }
+        if let Some(seat) = state.viewers.iter_mut().find(|seat| seat.number == self.number) {
+            seat.cursor.kind = kind;
+            seat.cursor.waker.wake();
+        }
+        Ok(())
+    }
+
+    /// What it may do.
+    pub fn kind(&self) -> ViewKind {
+        self.with(|cursor, _| cursor.kind).unwrap_or(ViewKind::Muted)
+    }
+
+    /// Every stream ended and this viewer was told: it has everything it will ever get.
+    pub fn is_through(&self) -> bool {
+        self.with(|cursor, stock| cursor.is_through(stock)).unwrap_or(true)
+    }
+
+    /// Since when something waits here that was not taken, or has no credit; `None` when it has everything there is.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.with(|cursor, _| cursor.behind()).flatten()
+    }
+
+    /// Bytes of each stream: produced by the job, delivered to and dropped for this viewer.
+    pub fn totals(&self) -> Vec<(StreamName, StreamTotals)> {
+        let sources = self.output.terms().plumbing.sources();
+        let of = |cursor: &mut Cursor, stock: &Stock| {
+            sources.iter().map(|source| (source.name(), cursor.totals(stock, *source))).collect()
+        };
+        self.with(of).unwrap_or_default()
+    }
+
+    /// The output it reads.
+    pub const fn output(&self) -> &Output {
+        &self.output
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Cursor, &Stock) -> T) -> Option<T> {
+        let mut state = self.output.lock();
+        let State { stock, viewers, .. } = &mut *state;
+        let seat = viewers.iter_mut().find(|seat| seat.number == self.number)?;
+        Some(act(&mut seat.cursor, stock))
+    }
 }
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.output.shared().remove_viewer(self.id);
-        self.output.room_freed();
+        self.output.lock().viewers.retain(|seat| seat.number != self.number);
+        self.output.viewers_changed();
     }
 }

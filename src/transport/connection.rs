@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::ConnectionId;
 use crate::session::{Caller, Core, Job, Link, Session};
 
+use crate::stream::{View, ViewKind};
+
 use super::Settings;
 use super::follower::Follower;
 use super::reader::Reader;
@@ -91,11 +93,25 @@ impl Connection {
         self.failed.get().copied().unwrap_or((1011, "the connection broke"))
     }
 
-    /// A follower that hears of the job's state and end, and gets none of its output.
-    pub(super) fn mute(&self, job: Arc<Job>) -> Follower {
-        let viewer = job.output.mute(self.wake.clone());
+    /// A follower that hears of the job's state and end, and gets none of its output; `None` when the job has all the
+    /// viewers it may have.
+    pub(super) fn mute(&self, job: Arc<Job>) -> Option<Follower> {
+        let view = View { from: &[], kind: ViewKind::Muted, plane: self.plane.of_stream(), window: None };
+        let viewer = job.output.view(view, self.wake.clone()).ok()?;
         let channel = self.followers.lock().fresh_channel();
-        Follower::new(job, channel, viewer, true, true)
+        let mut follower = Follower::new(job, channel, viewer, true, &self.wake);
+        follower.may_write(self.link.owns(follower.job.card.session), &self.wake);
+        Some(follower)
+    }
+}
+
+impl Plane {
+    /// The same to the stream room.
+    pub(super) const fn of_stream(self) -> crate::stream::Plane {
+        match self {
+            Self::Binary => crate::stream::Plane::Binary,
+            Self::Json => crate::stream::Plane::Text,
+        }
     }
 }
 

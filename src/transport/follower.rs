@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use axum::extract::ws::Message;
 use bytes::BytesMut;
+use tokio::sync::Notify;
 
-use crate::domain::{JobId, StreamName};
+use crate::domain::JobId;
 use crate::rpc::{event, frame};
 use crate::session::{Job, Pause};
-use crate::stream::{Item, Piece, Utf8Splitter, Viewer};
+use crate::stream::{Item, StdinWatch, ViewKind, Viewer};
 
 use super::connection::Plane;
 
@@ -22,12 +23,11 @@ pub(super) struct Follower {
     pub(super) job: Arc<Job>,
     pub(super) channel: u32,
     pub(super) viewer: Viewer,
-    /// Its connection may write to the job: it hears of stdin credit.
-    pub(super) writes: bool,
     /// A viewer that named a window may stall.
     pub(super) windowed: bool,
     told: Told,
-    text: [Utf8Splitter; 2],
+    /// What it has been told of stdin credit.
+    stdin: Option<StdinWatch>,
     /// Comes right after the message before it.
     waiting: Option<Message>,
     /// Answers that must not come before `job.closed`.
@@ -38,23 +38,34 @@ pub(super) struct Follower {
 struct Told {
     paused: Option<Pause>,
     exited: bool,
-    stdin: Option<u64>,
     closed: bool,
 }
 
 impl Follower {
-    pub(super) fn new(job: Arc<Job>, channel: u32, viewer: Viewer, writes: bool, windowed: bool) -> Self {
+    pub(super) fn new(
+        job: Arc<Job>,
+        channel: u32,
+        viewer: Viewer,
+        windowed: bool,
+        wake: &Arc<Notify>,
+    ) -> Self {
+        job.listen(wake);
         Self {
             job,
             channel,
             viewer,
-            writes,
             windowed,
             told: Told::default(),
-            text: Default::default(),
+            stdin: None,
             waiting: None,
             after: Vec::new(),
         }
+    }
+
+    /// Whether its connection may write to the job: then it hears of stdin credit.
+    pub(super) fn may_write(&mut self, may: bool, wake: &Arc<Notify>) {
+        let stdin = self.job.stdin.as_ref().filter(|_| may);
+        self.stdin = stdin.map(|stdin| stdin.watch(wake));
     }
 
     pub(super) fn id(&self) -> JobId {
@@ -94,11 +105,11 @@ impl Follower {
     }
 
     fn credit(&mut self, plane: Plane) -> Option<Message> {
-        let stdin = self.job.stdin.as_ref().filter(|_| self.writes)?;
-        let credit = stdin.credit_if_changed(&mut self.told.stdin)?;
+        let credit = self.stdin.as_mut()?.poll()?;
+        let free = u32::try_from(credit.free).unwrap_or(u32::MAX);
         Some(match plane {
-            Plane::Json => text(event::stdin_credit(self.id(), credit.offset, credit.free)),
-            Plane::Binary => binary(frame::stdin_credit(self.channel, credit.offset, credit.free)),
+            Plane::Json => text(event::stdin_credit(self.id(), credit.offset, free)),
+            Plane::Binary => binary(frame::stdin_credit(self.channel, credit.offset, free)),
         })
     }
 
@@ -113,7 +124,7 @@ impl Follower {
     }
 
     fn output_frame(&mut self, most: usize) -> Option<Message> {
-        let mut buffer = BytesMut::with_capacity(frame::HEADER + most.min(self.viewer.ready_hint()));
+        let mut buffer = BytesMut::new();
         buffer.resize(frame::HEADER, 0);
         Some(match self.viewer.next(most, &mut buffer)? {
             Item::Data { stream, offset, .. } => {
@@ -126,7 +137,7 @@ impl Follower {
             Item::Gap { stream, from, to, reason } => {
                 binary(frame::gap(self.channel, stream, from, to, reason))
             }
-            Item::Eof { stream, offset } if self.viewer.is_muted() => {
+            Item::Eof { stream, offset } if self.viewer.kind() == ViewKind::Muted => {
                 text(event::eof(self.id(), stream, offset))
             }
             Item::Eof { stream, offset } => {
@@ -136,31 +147,18 @@ impl Follower {
         })
     }
 
-    /// A chunk that was held back whole, as the beginning of a character, makes no message: the next one is taken.
+    /// The viewer never splits a character of a text; what is not text travels as bytes.
     fn output_text(&mut self, most: usize) -> Option<Message> {
         let id = self.id();
-        loop {
-            let mut buffer = BytesMut::with_capacity(most.min(self.viewer.ready_hint()));
-            let (stream, end) = match self.viewer.next(most, &mut buffer)? {
-                Item::Data { stream, offset, .. } => match self.splitter(stream).push(offset, &buffer) {
-                    Some(piece) => return Some(output(id, stream, piece)),
-                    None => continue,
-                },
-                Item::Gap { stream, from, to, reason } => (stream, event::gap(id, stream, from, to, reason)),
-                Item::Eof { stream, offset } => (stream, event::eof(id, stream, offset)),
-            };
-            let Some(held) = self.splitter(stream).flush() else { return Some(text(end)) };
-            self.waiting = Some(text(end));
-            return Some(output(id, stream, held));
-        }
-    }
-
-    fn splitter(&mut self, stream: StreamName) -> &mut Utf8Splitter {
-        let [first, second] = &mut self.text;
-        match stream {
-            StreamName::Stderr => second,
-            StreamName::Stdin | StreamName::Stdout | StreamName::Pty => first,
-        }
+        let mut buffer = Vec::new();
+        Some(text(match self.viewer.next(most, &mut buffer)? {
+            Item::Data { stream, offset, .. } => match std::str::from_utf8(&buffer) {
+                Ok(data) => event::output_text(id, stream, offset, data),
+                Err(_) => event::output_bytes(id, stream, offset, &buffer),
+            },
+            Item::Gap { stream, from, to, reason } => event::gap(id, stream, from, to, reason),
+            Item::Eof { stream, offset } => event::eof(id, stream, offset),
+        }))
     }
 
     fn closed(&mut self) -> Option<Message> {
@@ -169,13 +167,6 @@ impl Follower {
         let totals = self.viewer.totals();
         Some(text(event::closed(self.id(), closed.survivors, closed.reason, &closed.usage, &totals)))
     }
-}
-
-fn output(job: JobId, stream: StreamName, piece: Piece) -> Message {
-    text(match piece {
-        Piece::Text(offset, text) => event::output_text(job, stream, offset, &text),
-        Piece::Bytes(offset, bytes) => event::output_bytes(job, stream, offset, &bytes),
-    })
 }
 
 pub(super) fn text(text: String) -> Message {

@@ -7,7 +7,7 @@ use crate::rpc::frame::ClientFrame;
 use crate::rpc::method::{JobAttach, JobStart};
 use crate::rpc::{Value, event, view};
 use crate::session::{Job, JobRequest, Reach, StdinMode};
-use crate::stream::{Overflow, Start, StdinRefused, ViewKind};
+use crate::stream::{AckError, Overflow, StdinRefused, View, ViewError, ViewKind, Window};
 
 use super::connection::Connection;
 use super::dispatch::{Outcome, find};
@@ -53,7 +53,7 @@ fn first_viewer(on: &Connection, job: &Arc<Job>, window: Option<u32>) -> Result<
 
 fn known_or_muted(on: &Connection, job: &Arc<Job>) -> Option<Follower> {
     let known = on.followers.lock().find(job.card.id).is_some();
-    (!known).then(|| on.mute(job.clone()))
+    if known { None } else { on.mute(job.clone()) }
 }
 
 pub(super) async fn explain(on: &Connection, start: JobStart) -> Result<Value, Failure> {
@@ -74,8 +74,9 @@ pub(super) fn get(on: &Connection, job: JobId, tail: bool) -> Result<Value, Fail
     if !tail {
         return Ok(status);
     }
-    let most = on.core.settings.tail;
-    let tails: Vec<_> = job.output.streams().iter().map(|s| (*s, job.output.tail(*s, most))).collect();
+    let most = usize::try_from(on.core.settings.streams.tail_bytes).unwrap_or(usize::MAX);
+    let tails: Vec<_> =
+        job.output.status().iter().map(|s| (s.stream, job.output.tail(s.stream, most))).collect();
     Ok(view::with_tails(status, &tails))
 }
 
@@ -87,18 +88,6 @@ pub(super) fn attach(on: &Connection, attach: &JobAttach) -> Result<Outcome, Fai
             "only the connection that owns the session may write; attach the session first".to_owned(),
         ));
     }
-    for (name, extent) in job.output.extents() {
-        if attach.from.get(&name).is_some_and(|from| *from > extent.next) {
-            return Err(Failure::InvalidParams(format!(
-                "from.{}: the stream ends at {}",
-                name.as_str(),
-                extent.next
-            )));
-        }
-    }
-    if let Some(name) = attach.from.keys().find(|name| !job.output.streams().contains(name)) {
-        return Err(Failure::InvalidParams(format!("from: the job has no {}", name.as_str())));
-    }
     let follower = follow(on, &job, attach)?;
     let value = views::job(&job).attached(follower.channel);
     Ok(Outcome::following(value, vec![follower]))
@@ -107,26 +96,43 @@ pub(super) fn attach(on: &Connection, attach: &JobAttach) -> Result<Outcome, Fai
 /// The connection's follower of the job, moved, or a new one. Until the writer gets it back with the answer it gives
 /// nothing out.
 fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<Follower, Failure> {
-    let taken = || Failure::Conflict("the job has a write viewer already".to_owned());
-    let start = Start { from: attach.from.clone(), window: attach.window };
+    let from: Vec<_> = attach.from.iter().map(|(name, offset)| (*name, *offset)).collect();
+    let view = View {
+        from: &from,
+        kind: if attach.write { ViewKind::Write } else { ViewKind::Observe },
+        plane: on.plane.of_stream(),
+        window: attach.window.and_then(Window::new),
+    };
+    let owns = on.link.owns(job.card.session);
     let mut table = on.followers.lock();
     if let Some(mut follower) = table.take(job.card.id) {
-        if attach.write && !follower.viewer.promote() {
+        if let Err(refused) = follower.viewer.reposition(view) {
             table.list.push(follower);
-            return Err(taken());
+            return Err(view_failure(refused));
         }
-        if !attach.write {
-            follower.viewer.demote();
-        }
-        follower.viewer.reposition(&start);
-        follower.writes = on.link.owns(job.card.session);
+        follower.may_write(owns, &on.wake);
         follower.windowed = attach.window.is_some();
         return Ok(follower);
     }
-    let kind = if attach.write { ViewKind::Write } else { ViewKind::Observe };
-    let viewer = job.output.view(kind, &start, on.wake.clone()).map_err(|_| taken())?;
-    let writes = on.link.owns(job.card.session);
-    Ok(Follower::new(job.clone(), table.fresh_channel(), viewer, writes, attach.window.is_some()))
+    let viewer = job.output.view(view, on.wake.clone()).map_err(view_failure)?;
+    let mut follower =
+        Follower::new(job.clone(), table.fresh_channel(), viewer, attach.window.is_some(), &on.wake);
+    follower.may_write(owns, &on.wake);
+    Ok(follower)
+}
+
+fn view_failure(refused: ViewError) -> Failure {
+    match refused {
+        ViewError::WriterTaken => {
+            Failure::Conflict("the job has a write viewer already; attach to observe".to_owned())
+        }
+        ViewError::Full { most } => {
+            Failure::LimitExceeded { limit: "viewers of the job".to_owned(), value: most as u64 }
+        }
+        ViewError::NoSuchStream { .. } | ViewError::BeyondProduced { .. } => {
+            Failure::InvalidParams(format!("from: {refused}"))
+        }
+    }
 }
 
 pub(super) fn detach(on: &Connection, job: JobId) -> Result<Value, Failure> {
@@ -138,7 +144,7 @@ pub(super) fn detach(on: &Connection, job: JobId) -> Result<Value, Failure> {
     drop(table);
     if on.link.owns(job.card.session) && job.state().closed.is_none() {
         let muted = on.mute(job);
-        on.followers.lock().list.push(muted);
+        on.followers.lock().list.extend(muted);
     }
     Ok(view::nothing())
 }
@@ -154,9 +160,15 @@ pub(super) fn ack(
     let mut table = on.followers.lock();
     // A job that is over for this connection has nothing left to acknowledge.
     let Some(follower) = table.find(job.card.id) else { return Ok(view::nothing()) };
-    if follower.viewer.ack(stream, offset, window).is_err() {
-        drop(table);
-        on.fail((1002, "an acknowledgement beyond what was sent"));
+    match follower.viewer.ack(stream, offset, window.and_then(Window::new)) {
+        Ok(()) => {}
+        Err(AckError::NoSuchStream(_)) => {
+            return Err(Failure::InvalidParams(format!("stream: the job has no {}", stream.as_str())));
+        }
+        Err(AckError::BeyondSent(_)) => {
+            drop(table);
+            on.fail((1002, "an acknowledgement beyond what was sent"));
+        }
     }
     on.wake.notify_one();
     Ok(view::nothing())
@@ -196,10 +208,10 @@ pub(super) fn frame(on: &Connection, frame: ClientFrame<'_>) -> Result<Option<St
             let Some(follower) = table.list.iter_mut().find(|f| f.channel == channel) else {
                 return Ok(None);
             };
-            let window = (window != 0).then_some(window);
-            if !window.is_none_or(|w| (4096..=16 * 1024 * 1024).contains(&w)) {
-                return Err((1002, "a window outside 4 KiB to 16 MiB"));
-            }
+            let window = match window {
+                0 => None,
+                bytes => Some(Window::new(bytes).ok_or((1002, "a window outside 4 KiB to 16 MiB"))?),
+            };
             if follower.viewer.ack(stream, offset, window).is_err() {
                 return Err((1002, "an acknowledgement beyond what was sent"));
             }

@@ -26,7 +26,7 @@ pub(super) async fn attach(on: &Connection, session: SessionId, takeover: bool) 
     let mut follow = Vec::new();
     for job in unended {
         if on.followers.lock().find(job.card.id).is_none() {
-            follow.push(on.mute(job.clone()));
+            follow.extend(on.mute(job.clone()));
         }
     }
     Ok(Outcome::following(view::session_attached(session.card.id, shown), follow))

@@ -20,7 +20,7 @@ pub(super) fn job(job: &Job) -> JobView<'_> {
         paused: state.paused.map(|p| p.exact),
         exited: state.exited.map(|e| (e.status, e.reason)),
         closed: state.closed.map(|c| (c.survivors, c.reason, c.usage)),
-        streams: job.output.extents().into_iter().map(|(name, e)| (name, e.oldest, e.next)).collect(),
+        streams: job.output.status().into_iter().map(|s| (s.stream, s.oldest, s.next)).collect(),
     }
 }
 

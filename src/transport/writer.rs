@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 use crate::domain::{JobId, SessionId};
 use crate::rpc::event;
 use crate::session::{Drain, News};
+use crate::stream::ViewKind;
 
 use super::connection::Connection;
 use super::follower::{Follower, text};
@@ -194,7 +195,7 @@ impl Writer {
         match news {
             News::Follow(job) => {
                 let follower = self.connection.mute(job);
-                self.connection.followers.lock().list.push(follower);
+                self.connection.followers.lock().list.extend(follower);
                 Ok(())
             }
             News::Lost(session) => {
@@ -208,9 +209,11 @@ impl Writer {
     /// The viewers of a lost session go on as observers.
     fn demote(&self, session: SessionId) {
         let mut table = self.connection.followers.lock();
-        for follower in table.list.iter_mut().filter(|f| f.job.card.session == session) {
-            follower.viewer.demote();
-            follower.writes = false;
+        let lost = |f: &&mut Follower| f.job.card.session == session && f.viewer.kind() == ViewKind::Write;
+        for follower in table.list.iter_mut().filter(lost) {
+            // Becoming an observer is always possible.
+            let _ = follower.viewer.become_kind(ViewKind::Observe);
+            follower.may_write(false, &self.connection.wake);
         }
     }
 

@@ -1,0 +1,192 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs commands for others, under policy, contained.
+#[derive(Debug, Parser)]
+#[command(
+    name = "execgate",
+    version,
+    about = "A gateway that runs commands for other people's programs and users",
+    after_help = "Exit codes: exec passes on the command's code, and 128 + n when signal n ended it. Else: 0 done, 1 failed, \
+                  2 wrong usage, 69 gateway not reachable, 75 try again later, 77 refused."
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the gateway; needs no configuration on loopback
+    Serve(Serve),
+    /// Run a command through a gateway; its exit code is the command's
+    Exec(Exec),
+    /// List jobs
+    Ps(Ps),
+    /// End a job and everything it started
+    Kill(Kill),
+    /// Pause a job
+    Pause(Job),
+    /// Let a paused job run on
+    Resume(Job),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Look at the decision log
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Say what this host can promise, and why not more
+    Doctor(Doctor),
+}
+
+/// Where configuration comes from.
+#[derive(Debug, Args)]
+pub(super) struct From {
+    /// A configuration file, on top of the system's; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Vec<PathBuf>,
+    /// Sets one key, on top of everything: --set limits.jobs=10
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(super) set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) from: From,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) listen: Option<SocketAddr>,
+}
+
+/// Which gateway.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// The gateway's URL [default: $EXECGATE_URL, else http://127.0.0.1:7171]
+    #[arg(long)]
+    pub(super) url: Option<String>,
+    /// A file that holds the token [default: $EXECGATE_TOKEN, else the file that `serve` made]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Exec {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Give it a terminal
+    #[arg(short = 't', long)]
+    pub(super) pty: bool,
+    /// Run it through a gateway within this process; no server is needed
+    #[arg(long, conflicts_with_all = ["url", "token_file"])]
+    pub(super) local: bool,
+    /// Set a variable; may be given more than once
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = key_value)]
+    pub(super) env: Vec<(String, String)>,
+    /// Working directory
+    #[arg(short = 'C', long, value_name = "DIRECTORY")]
+    pub(super) cwd: Option<String>,
+    /// End it after this long, e.g. 30s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Option<std::time::Duration>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ps {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Ended jobs too
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Kill {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Send SIGTERM first, and KILL after this long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) grace: Option<std::time::Duration>,
+    /// The job's id, as `ps` shows it
+    pub(super) job: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Job {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// The job's id, as `ps` shows it
+    pub(super) job: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check everything, policies included
+    Check(From),
+    /// Show every value and where it comes from
+    Show {
+        #[command(flatten)]
+        from: From,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Load every policy as the server would
+    Check {
+        #[command(flatten)]
+        from: From,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a module is
+    Inspect {
+        /// A .wasm file
+        module: PathBuf,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Prove that no line was changed, or name the first that was
+    Verify {
+        /// The decision log
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    pub(super) from: From,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("must be KEY=VALUE".to_owned()),
+    }
+}

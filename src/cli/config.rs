@@ -1,0 +1,33 @@
+//! `config check` and `config show`.
+
+use std::process::ExitCode;
+
+use crate::config::{self, Environment};
+use crate::policy::Policies;
+use crate::server::Setup;
+
+use super::args::{ConfigCommand, From};
+use super::output::{Trouble, say};
+use super::serve::sources;
+
+pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode, Trouble> {
+    match command {
+        ConfigCommand::Check(from) => check(from),
+        ConfigCommand::Show { from, json } => show(from, *json),
+    }
+}
+
+fn check(from: &From) -> Result<ExitCode, Trouble> {
+    let loaded = config::load(&sources(from), &Environment::of_process()).map_err(Trouble::failed)?;
+    let setup = Setup::new(&loaded.settings, None).map_err(Trouble::failed)?;
+    let policies = Policies::load(&setup.policy).map_err(Trouble::failed)?;
+    say(format!("the configuration is good; {} policies load", policies.list().len()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(from: &From, json: bool) -> Result<ExitCode, Trouble> {
+    let loaded = config::load(&sources(from), &Environment::of_process()).map_err(Trouble::failed)?;
+    let text = if json { config::show_json(&loaded) } else { config::show(&loaded) };
+    say(text.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}

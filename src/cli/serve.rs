@@ -1,0 +1,98 @@
+//! `serve`: the gateway itself.
+
+use std::process::ExitCode;
+
+use crate::config::{self, Auto, Environment, Loaded, LogFormat, Sources, token};
+use crate::domain::Tier;
+use crate::server::{self, Left, Server, Setup};
+use crate::telemetry::{self, Format};
+
+use super::args;
+use super::output::{Trouble, say};
+
+pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
+    let environment = Environment::of_process();
+    let mut sources = sources(&args.from);
+    sources.flags.extend(args.listen.map(|listen| ("server.listen".to_owned(), format!("\"{listen}\""))));
+    let loaded = config::load(&sources, &environment).map_err(Trouble::failed)?;
+    start_logs(&loaded)?;
+    let setup = setup(&loaded, &environment)?;
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let server = server::start(setup).await.map_err(Trouble::failed)?;
+        banner(&server)?;
+        match server.run().await {
+            Ok(Left::InOrder) => Ok(ExitCode::SUCCESS),
+            Ok(Left::WardenGone) => {
+                Err(Trouble::failed("the warden was gone; every job was killed. Start the gateway again"))
+            }
+            Err(error) => Err(Trouble::failed(format!("signals cannot be waited for: {error}"))),
+        }
+    })
+}
+
+pub(super) fn sources(from: &args::From) -> Sources {
+    Sources { files: from.config.clone(), flags: from.set.clone(), no_system: false }
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Trouble> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Trouble::failed(format!("the runtime cannot be started: {error}")))
+}
+
+fn start_logs(loaded: &Loaded) -> Result<(), Trouble> {
+    let format = match loaded.settings.log.format {
+        Auto::Set(LogFormat::Text) => Format::Text,
+        Auto::Set(LogFormat::Json) => Format::Json,
+        Auto::Auto(_) => Format::Auto,
+    };
+    telemetry::start(format, &loaded.settings.log.level).map_err(Trouble::failed)
+}
+
+/// With no token configured, the one of the state directory, made on first use.
+fn setup(loaded: &Loaded, environment: &Environment) -> Result<Setup, Trouble> {
+    let made = if loaded.settings.auth.token.is_empty() {
+        let directory = environment.state_directory();
+        let directory = directory.ok_or_else(|| Trouble::failed("there is no home directory to keep a token in; set HOME or XDG_STATE_HOME, or configure [auth.token.NAME]"))?;
+        Some(
+            token::ensure(&directory.join(token::FILE))
+                .map_err(|e| Trouble::failed(format!("the token: {e}")))?,
+        )
+    } else {
+        None
+    };
+    Setup::new(&loaded.settings, made.as_deref()).map_err(Trouble::failed)
+}
+
+fn banner(server: &Server) -> Result<(), Trouble> {
+    let (address, containment) = (server.address(), server.containment());
+    say(format!("execgate {} listening on http://{address}", env!("CARGO_PKG_VERSION")))?;
+    let url = if address.port() == 7171 { String::new() } else { format!(" --url http://{address}") };
+    say(format!("try:          execgate exec{url} -- uname -a"))?;
+    for policy in server.policies() {
+        let mode = if policy.mode == crate::verdict::Mode::Monitor { ", monitor only" } else { "" };
+        say(format!(
+            "policy:       {} ({} {}, {}{mode})",
+            policy.name,
+            policy.module,
+            policy.version,
+            policy.hooks.join(" ")
+        ))?;
+    }
+    if server.uses_default_policies() {
+        say("              these are the defaults: they restrain mistakes, not attackers")?;
+    }
+    let promise = match containment.tier {
+        Tier::C => "best effort only: a job may leave processes behind",
+        Tier::A | Tier::APrime | Tier::B => containment.kill.as_str(),
+    };
+    say(format!("containment:  tier {}, {promise}", containment.tier))?;
+    if server.runs_root_jobs() {
+        say("warning:      jobs run as root; configure [tenant.NAME.identity] to change that")?;
+    }
+    say(format!(
+        "memory:       at most {} MiB for the streams of {} jobs",
+        server.stream_bound() >> 20,
+        server.most_jobs()
+    ))
+}

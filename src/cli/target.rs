@@ -1,0 +1,54 @@
+//! Which gateway, and with which token.
+
+use crate::config::{Environment, token};
+
+use super::args;
+use super::output::Trouble;
+
+/// Where a gateway listens that nobody told otherwise.
+const DEFAULT: &str = "http://127.0.0.1:7171";
+
+/// A gateway to talk to.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) url: String,
+    pub(super) token: String,
+}
+
+impl Target {
+    /// From flags, the environment, and the file that `serve` makes.
+    pub(super) fn find(args: &args::Target) -> Result<Self, Trouble> {
+        let environment = Environment::of_process();
+        let url = args.url.clone().or_else(|| environment.get("EXECGATE_URL").map(str::to_owned));
+        let url = url.unwrap_or_else(|| DEFAULT.to_owned());
+        if !url.starts_with("http://") {
+            return Err(Trouble::usage(format!(
+                "{url:?}: give the gateway's URL as http://HOST:PORT (TLS is not there yet)"
+            )));
+        }
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), token: find_token(args, &environment)? })
+    }
+
+    /// The WebSocket's URL.
+    pub(super) fn socket(&self) -> String {
+        format!("{}/v1/ws", self.url.replacen("http", "ws", 1))
+    }
+}
+
+fn find_token(args: &args::Target, environment: &Environment) -> Result<String, Trouble> {
+    let named = args.token_file.clone().or_else(|| environment.get("EXECGATE_TOKEN_FILE").map(Into::into));
+    if named.is_none()
+        && let Some(token) = environment.get("EXECGATE_TOKEN")
+    {
+        return Ok(token.to_owned());
+    }
+    let made = || environment.state_directory().map(|directory| directory.join(token::FILE));
+    let path = named.or_else(made).ok_or_else(|| {
+        Trouble::usage("there is no home directory to look for a token in; give --token-file")
+    })?;
+    token::read(&path).map_err(|failure| {
+        Trouble::refused(format!(
+            "no token: {failure}\nstart a gateway as this user with `execgate serve`, or give a token by --token-file or EXECGATE_TOKEN"
+        ))
+    })
+}
