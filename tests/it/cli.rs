@@ -1,0 +1,182 @@
+//! The program as a person at a prompt uses it.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Gateway, PATIENCE, eventually};
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_first_commands_of_the_readme() {
+    let gateway = Gateway::start();
+    let uname = gateway.cli(&["exec", "--", "uname", "-a"]).output().unwrap();
+    assert!(uname.status.success() && out(&uname).starts_with("Linux "), "{uname:?}");
+    let seven = gateway.cli(&["exec", "--", "sh", "-c", "exit 7"]).output().unwrap();
+    assert_eq!(seven.status.code(), Some(7));
+    let mut tr = gateway
+        .cli(&["exec", "--", "tr", "a-z", "A-Z"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tr.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    assert_eq!(out(&tr.wait_with_output().unwrap()), "HELLO\n");
+}
+
+#[test]
+fn the_banner_says_what_is_in_force() {
+    let gateway = Gateway::start();
+    let banner = gateway.banner.join("\n");
+    for words in [
+        "listening on http://127.0.0.1:",
+        "execgate exec --url http://",
+        "command-rules",
+        "session-quota",
+        "rate-limit",
+        "containment:  tier ",
+    ] {
+        assert!(banner.contains(words), "{words:?} is missing in:\n{banner}");
+    }
+}
+
+#[test]
+fn streams_stay_apart() {
+    let gateway = Gateway::start();
+    let both = gateway.cli(&["exec", "--", "sh", "-c", "echo out; echo err >&2"]).output().unwrap();
+    assert_eq!((out(&both).as_str(), err(&both).as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn a_refusal_names_the_rule_and_what_to_do() {
+    let gateway = Gateway::start();
+    let denied = gateway.cli(&["exec", "--", "mount"]).output().unwrap();
+    assert_eq!(denied.status.code(), Some(77));
+    let said = err(&denied);
+    for words in ["mount", "command-rules", "developer.admin-programs", "what to do:", "decision: d_"] {
+        assert!(said.contains(words), "{words:?} is missing in: {said}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let gateway = Gateway::start();
+    let failed = gateway.cli(&["exec", "--", "no-such-program"]).output().unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(err(&failed).contains("no-such-program: no such file"), "{}", err(&failed));
+}
+
+#[test]
+fn a_signal_that_ends_the_command_shows_in_the_exit_code() {
+    let gateway = Gateway::start();
+    let killed = gateway.cli(&["exec", "--", "sh", "-c", "kill -TERM $$"]).output().unwrap();
+    assert_eq!(killed.status.code(), Some(128 + 15));
+}
+
+#[test]
+fn an_interrupt_is_passed_on() {
+    let gateway = Gateway::start();
+    let script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done";
+    let mut child = gateway
+        .cli(&["exec", "--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "caught");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn a_killed_client_takes_its_job_along() {
+    let gateway = Gateway::start();
+    let mut child = gateway
+        .cli(&["exec", "--", "sh", "-c", "setsid sleep 1000 & sleep 1000"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually(PATIENCE, "the job runs", || gateway.survivors().len() >= 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually(PATIENCE, "the job is gone", || gateway.survivors().is_empty());
+}
+
+#[test]
+fn local_needs_no_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let local = Gateway::command(&directory)
+        .args(["exec", "--local", "--", "sh", "-c", "echo here; exit 3"])
+        .output()
+        .unwrap();
+    assert_eq!((out(&local).as_str(), local.status.code()), ("here\n", Some(3)), "{}", err(&local));
+}
+
+#[test]
+fn without_a_gateway_it_says_how_to_start_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let no_token = Gateway::command(&directory).args(["exec", "--", "true"]).output().unwrap();
+    assert_eq!(no_token.status.code(), Some(77));
+    assert!(err(&no_token).contains("execgate serve"), "{}", err(&no_token));
+    let mut aimed = Gateway::command(&directory);
+    aimed.args(["exec", "--url", "http://127.0.0.1:1", "--", "true"]).env("EXECGATE_TOKEN", "x");
+    let nobody = aimed.output().unwrap();
+    assert_eq!(nobody.status.code(), Some(69));
+    assert!(err(&nobody).contains("execgate serve") && err(&nobody).contains("--url"), "{}", err(&nobody));
+}
+
+#[test]
+fn jobs_are_listed_and_killed() {
+    let gateway = Gateway::start();
+    let mut child = gateway
+        .cli(&["exec", "--", "sleep", "1000"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut job = String::new();
+    eventually(PATIENCE, "the job is listed", || {
+        let listed = out(&gateway.cli(&["ps"]).output().unwrap());
+        job = listed
+            .lines()
+            .find(|l| l.ends_with("sleep 1000"))
+            .and_then(|l| l.split(' ').next())
+            .unwrap_or_default()
+            .to_owned();
+        !job.is_empty()
+    });
+    let json = out(&gateway.cli(&["ps", "--json"]).output().unwrap());
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value[0]["job"], serde_json::json!(job));
+    for command in ["pause", "resume", "kill"] {
+        let done = gateway.cli(&[command, &job]).output().unwrap();
+        assert!(done.status.success(), "{command}: {}", err(&done));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 9));
+    let again = gateway.cli(&["kill", &job]).output().unwrap();
+    assert!(!again.status.success() && err(&again).contains("has ended"), "{}", err(&again));
+}
+
+#[test]
+fn doctor_and_policy_check_tell_what_is_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let doctor = Gateway::command(&directory).args(["doctor", "--json"]).output().unwrap();
+    let value: serde_json::Value = serde_json::from_str(&out(&doctor)).unwrap();
+    assert!(value["tier"].is_string() && value["spawn_us"].is_u64(), "{value}");
+    let forced =
+        Gateway::command(&directory).args(["doctor", "--set", "containment.force=C"]).output().unwrap();
+    assert!(out(&forced).contains("tier C"), "{}{}", out(&forced), err(&forced));
+    let policies = Gateway::command(&directory).args(["policy", "check"]).output().unwrap();
+    assert!(out(&policies).contains("builtin:command-rules"), "{}", err(&policies));
+}

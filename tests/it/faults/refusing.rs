@@ -1,0 +1,106 @@
+//! What must be refused, and what must be seen to be broken.
+
+use serde_json::json;
+
+use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::transport::get;
+
+#[test]
+fn no_session_limit() {
+    let gateway = Gateway::with("[limits]\nsessions = 3\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            let opened = client.call("session.open", json!({})).await.unwrap();
+            sessions.push(opened["session"].as_str().unwrap().to_owned());
+        }
+        let error = client.call("session.open", json!({})).await.unwrap_err();
+        assert_eq!(
+            (error["data"]["kind"].as_str(), error["data"]["value"].as_u64()),
+            (Some("limit_exceeded"), Some(3))
+        );
+        client.call("session.close", json!({"session": sessions[0]})).await.unwrap();
+        client.call("session.open", json!({})).await.unwrap();
+    });
+}
+
+#[test]
+fn no_job_limit() {
+    let gateway = Gateway::with("[limits]\njobs = 2\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["sleep", "1000"]).await;
+        client.start(&["sleep", "1000"]).await;
+        assert_eq!(client.refused("job.start", json!({"argv": ["true"]})).await, "limit_exceeded");
+        client.call("job.kill", json!({"job": job})).await.unwrap();
+        client.start(&["true"]).await;
+    });
+}
+
+/// A cgroup that allows no more groups below it makes every leaf fail: a fault of ours, not of the client.
+fn break_spawning(gateway: &Gateway) -> Option<std::path::PathBuf> {
+    let root = gateway.banner.iter().find_map(|line| line.split(" below ").nth(1))?;
+    let switch = std::path::Path::new(root).join("cgroup.max.descendants");
+    std::fs::write(&switch, "0").ok()?;
+    Some(switch)
+}
+
+#[test]
+fn failing_operations_retried_for_ever_no_circuit_breaker() {
+    let config = "[breaker]\nrest = \"300ms\"\n";
+    let gateway = Gateway::with(config);
+    let Some(switch) = break_spawning(&gateway) else {
+        return eprintln!("NOTE: NOT SHOWN HERE: spawning is broken by a cgroup, and no cgroup2 is writable");
+    };
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let mut kinds = Vec::new();
+        for _ in 0..8 {
+            kinds.push(client.refused("job.start", json!({"argv": ["true"]})).await);
+            // The probe's failures count for every tenant.
+            get(&gateway, "/readyz").await;
+        }
+        assert!(kinds.contains(&"spawn_failed".to_owned()), "{kinds:?}");
+        eventually(PATIENCE, "the breaker opens", || {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    let ready = get(&gateway, "/readyz").await.1;
+                    ready.contains("spawn: open") || ready.contains("\"breakers\":{\"detail\":\"spawn")
+                })
+            })
+        });
+        std::fs::write(&switch, "max").unwrap();
+        eventually(PATIENCE, "it closes by a real success", || {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current()
+                    .block_on(async { client.call("job.start", json!({"argv": ["true"]})).await.is_ok() })
+            })
+        });
+    });
+}
+
+#[test]
+fn a_health_endpoint_that_does_not_check_that_processes_can_be_spawned() {
+    let gateway = Gateway::start();
+    run(async {
+        let (status, body) = get(&gateway, "/readyz").await;
+        assert_eq!(status, 200, "{body}");
+        let Some(switch) = break_spawning(&gateway) else {
+            return eprintln!(
+                "NOTE: NOT SHOWN HERE: spawning is broken by a cgroup, and no cgroup2 is writable"
+            );
+        };
+        let ready = || {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(get(&gateway, "/readyz")).0
+            })
+        };
+        let took = eventually(PATIENCE, "readyz fails", || ready() == 503);
+        eprintln!("spawning broken -> not ready: {took:?}");
+        assert_eq!(get(&gateway, "/livez").await.0, 200);
+        std::fs::write(&switch, "max").unwrap();
+        let took = eventually(PATIENCE, "readyz recovers by itself", || ready() == 200);
+        eprintln!("spawning mended -> ready: {took:?}");
+    });
+}

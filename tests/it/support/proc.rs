@@ -1,0 +1,75 @@
+//! Looking at /proc and the cgroups without asking the program under test.
+
+use std::fs;
+use std::path::PathBuf;
+
+fn pids() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim().chars().next()
+}
+
+/// Whether the process exists and is no zombie.
+pub fn is_alive(pid: i32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// Every living process with this `NAME=value` in its environment.
+pub fn with_environment(marker: &str) -> Vec<i32> {
+    let has = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|b| *b == 0).any(|variable| variable == marker.as_bytes())
+    };
+    pids().filter(has).filter(|pid| is_alive(*pid)).collect()
+}
+
+/// Living children.
+pub fn children(pid: i32) -> Vec<i32> {
+    let parent = |child: &i32| {
+        let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|p| p.trim() == pid.to_string()))
+    };
+    pids().filter(parent).filter(|pid| is_alive(*pid)).collect()
+}
+
+/// Zombies whose parent is this process.
+pub fn zombies(pid: i32) -> usize {
+    let of = |child: &i32| {
+        let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|p| p.trim() == pid.to_string()))
+    };
+    pids().filter(of).filter(|pid| state(*pid) == Some('Z')).count()
+}
+
+/// Open descriptors.
+pub fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0)
+}
+
+/// Resident memory, bytes.
+pub fn rss(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
+    line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Control groups below the instance that the banner names; the session and tenant groups of a served job linger a little.
+pub fn groups_of(banner: &[String]) -> Vec<PathBuf> {
+    let Some(root) = banner.iter().find_map(|line| line.split(" below ").nth(1)).map(PathBuf::from) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let mut todo = vec![root];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                found.push(entry.path());
+                todo.push(entry.path());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,202 @@
+//! The front door: who may connect, and how long anybody may take.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::{Client, Gateway, PATIENCE, run};
+
+/// A plain GET: status and body.
+pub async fn get(gateway: &Gateway, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.address());
+    let answer = speak(gateway, &request).await;
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    (status, answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+}
+
+async fn speak(gateway: &Gateway, request: &str) -> String {
+    let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A peer that was cut off has read what there was.
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("no end of the answer in time");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn status(gateway: &Gateway, headers: &[(&'static str, &str)]) -> u16 {
+    match Client::with(gateway, headers).await {
+        Ok(_) => 101,
+        Err(Error::Http(response)) => response.status().as_u16(),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn only_the_right_token_gets_in() {
+    let gateway = Gateway::start();
+    run(async {
+        assert_eq!(status(&gateway, &[]).await, 101);
+        for wrong in ["", "Bearer", "Bearer wrong", "Basic dXNlcjpwYXNz"] {
+            assert_eq!(status(&gateway, &[("authorization", wrong)]).await, 401, "{wrong:?}");
+        }
+        let long = format!("Bearer {}", "x".repeat(8000));
+        assert_eq!(status(&gateway, &[("authorization", &long)]).await, 401);
+    });
+}
+
+#[test]
+fn a_token_in_the_query_string_is_refused() {
+    let gateway = Gateway::start();
+    run(async {
+        let request = format!(
+            "GET /v1/ws?token={} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            gateway.token()
+        );
+        assert!(speak(&gateway, &request).await.starts_with("HTTP/1.1 401"));
+        assert!(!gateway.log().contains(&gateway.token()), "the token is in the log");
+    });
+}
+
+#[test]
+fn a_foreign_page_or_name_is_turned_away() {
+    let gateway = Gateway::start();
+    run(async {
+        let own = format!("http://{}", gateway.address());
+        assert_eq!(status(&gateway, &[("origin", &own)]).await, 101);
+        for origin in ["null", "http://evil.example", &format!("{own}.evil.example"), "http://127.0.0.1:1"] {
+            assert_eq!(status(&gateway, &[("origin", origin)]).await, 403, "{origin}");
+        }
+        let request = "GET /livez HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n";
+        assert!(speak(&gateway, request).await.starts_with("HTTP/1.1 421"));
+    });
+}
+
+#[test]
+fn an_unknown_subprotocol_is_refused_and_none_is_json() {
+    let gateway = Gateway::start();
+    run(async {
+        assert_eq!(status(&gateway, &[("sec-websocket-protocol", "graphql-ws")]).await, 400);
+        assert_eq!(status(&gateway, &[("sec-websocket-protocol", "graphql-ws, execgate.v1")]).await, 101);
+        let mut client = Client::connect(&gateway).await;
+        client.socket.send_binary_frame().await;
+        assert_eq!(client.close_code().await, Some(1003));
+    });
+}
+
+trait SendBinary {
+    async fn send_binary_frame(&mut self);
+}
+
+impl SendBinary for tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>> {
+    async fn send_binary_frame(&mut self) {
+        use futures_util::SinkExt as _;
+        self.send(Message::binary(vec![0; 16])).await.unwrap();
+    }
+}
+
+#[test]
+fn a_request_that_is_no_upgrade_is_answered_without_panic() {
+    let gateway = Gateway::start();
+    run(async {
+        let authorized =
+            format!("Authorization: Bearer {}\r\nConnection: close\r\nHost: localhost\r\n", gateway.token());
+        for (request, expected) in [
+            (format!("GET /v1/ws HTTP/1.1\r\n{authorized}\r\n"), "HTTP/1.1 4"),
+            (format!("POST /v1/ws HTTP/1.1\r\n{authorized}Content-Length: 0\r\n\r\n"), "HTTP/1.1 405"),
+            (format!("GET /nowhere HTTP/1.1\r\n{authorized}\r\n"), "HTTP/1.1 404"),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), ""),
+            ("\0\0\0\0".to_owned(), "HTTP/1.1 400"),
+        ] {
+            let answer = speak(&gateway, &request).await;
+            assert!(answer.starts_with(expected), "{request:?}: {answer:?}");
+        }
+        assert_eq!(get(&gateway, "/livez").await.0, 200);
+    });
+}
+
+#[test]
+fn headers_have_a_bound() {
+    let gateway = Gateway::start();
+    run(async {
+        let many = (0..200).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+        let large = format!("x: {}\r\n", "y".repeat(20_000));
+        for headers in [many, large] {
+            let answer =
+                speak(&gateway, &format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 431"), "{answer:?}");
+        }
+    });
+}
+
+#[test]
+fn a_silent_peer_and_a_dribbling_one_are_cut_off() {
+    let gateway = Gateway::with("[limits]\nfirst_byte = \"200ms\"\nheader_time = \"500ms\"\n");
+    run(async {
+        let since = Instant::now();
+        assert_eq!(speak(&gateway, "").await, "");
+        eprintln!("silent peer cut off after {:?} of 200 ms", since.elapsed());
+        let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
+        let since = Instant::now();
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
+        let dribble = async {
+            loop {
+                tick.tick().await;
+                if socket.write_all(b"G").await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, dribble).await.expect("a dribbling peer was never cut off");
+        eprintln!("dribbling peer cut off after {:?} of 500 ms", since.elapsed());
+    });
+}
+
+#[test]
+fn a_message_over_the_limit_closes_with_1009_and_rubbish_with_1002() {
+    let gateway = Gateway::start();
+    run(async {
+        use futures_util::SinkExt as _;
+        let mut client = Client::connect(&gateway).await;
+        // The peer may close before all of it is sent.
+        let _ = client.socket.send(Message::text("x".repeat((1 << 20) + 1))).await;
+        assert_eq!(client.close_code().await, Some(1009));
+        let mut client = Client::binary(&gateway).await;
+        client.socket.send(Message::binary(vec![9; 3])).await.unwrap();
+        assert_eq!(client.close_code().await, Some(1002));
+    });
+}
+
+#[test]
+fn every_response_carries_a_request_id() {
+    let gateway = Gateway::start();
+    run(async {
+        let ask = |header: &str| {
+            format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{header}Connection: close\r\n\r\n")
+        };
+        assert!(speak(&gateway, &ask("")).await.contains("x-request-id: r_"));
+        assert!(speak(&gateway, &ask("X-Request-Id: my-1\r\n")).await.contains("x-request-id: my-1"));
+        assert!(!speak(&gateway, &ask("X-Request-Id: a b\r\n")).await.contains("a b"));
+        let mut client = Client::connect(&gateway).await;
+        let error = client.call("no.such", json!({})).await.unwrap_err();
+        assert!(error["data"]["request_id"].as_str().unwrap().starts_with("r_"));
+    });
+}
+
+#[test]
+fn connections_are_bounded_and_a_place_comes_back() {
+    let gateway = Gateway::with("[limits]\nconnections = 2\n");
+    run(async {
+        let first = Client::connect(&gateway).await;
+        let _second = Client::connect(&gateway).await;
+        assert!(Client::with(&gateway, &[]).await.is_err(), "a third connection at a limit of two");
+        drop(first);
+        let since = Instant::now();
+        while Client::with(&gateway, &[]).await.is_err() {
+            assert!(since.elapsed() < PATIENCE, "the place never came back");
+        }
+    });
+}
