@@ -67,9 +67,11 @@ fn written(value: &Value) -> String {
         }
         Value::Char(_, c) => format!("{:?}", c.to_string()),
         Value::Bool(_, b) => b.to_string(),
-        Value::Num(_, n) => {
-            n.to_i128().map_or_else(|| n.to_f64().unwrap_or(0.0).to_string(), |i| i.to_string())
-        }
+        Value::Num(_, n) => match (n.to_u128(), n.to_i128()) {
+            (Some(n), _) => n.to_string(),
+            (None, Some(n)) => n.to_string(),
+            (None, None) => n.to_f64().unwrap_or(f64::NAN).to_string(),
+        },
         Value::Empty(..) => "\"\"".to_owned(),
     }
 }

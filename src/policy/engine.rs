@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wasmtime::{
-    Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store,
-    UpdateDeadline,
+    Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    ResourceLimiter, Store, UpdateDeadline,
 };
 
 use crate::verdict::Fault;
@@ -32,6 +32,8 @@ const LOG: (usize, usize) = (16, 1024);
 #[derive(Clone)]
 pub(super) struct Machine {
     pub(super) engine: Engine,
+    /// Compiles what runs once: quickly, and to slower code.
+    pub(super) workshop: Engine,
     _ticking: Arc<()>,
     pub(super) pooled: bool,
 }
@@ -46,26 +48,36 @@ impl Machine {
                 (Engine::new(&config(None))?, false)
             }
         };
+        let workshop = Engine::new(config(None).cranelift_opt_level(OptLevel::None))?;
         let ticking = Arc::new(());
-        tick(engine.weak(), Arc::downgrade(&ticking));
-        Ok(Self { engine, _ticking: ticking, pooled })
+        tick([engine.weak(), workshop.weak()], Arc::downgrade(&ticking));
+        Ok(Self { engine, workshop, _ticking: ticking, pooled })
     }
 
-    /// A fresh store for one call or a few.
-    pub(super) fn store(&self, bounds: Bounds) -> Store<Guest> {
-        let mut store = Store::new(&self.engine, Guest::new(bounds));
-        store.limiter(|guest| guest);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|mut context| {
-            let guest = context.data_mut();
-            if guest.is_over_budget() {
-                guest.fault = Some(Fault::Deadline);
-                wasmtime::bail!("over budget");
-            }
-            Ok(UpdateDeadline::Continue(1))
-        });
-        store
+    /// A fresh store for what runs once.
+    pub(super) fn workshop_store(&self, bounds: Bounds) -> Store<Guest> {
+        store(&self.workshop, bounds)
     }
+
+    /// A fresh store for one call.
+    pub(super) fn store(&self, bounds: Bounds) -> Store<Guest> {
+        store(&self.engine, bounds)
+    }
+}
+
+fn store(engine: &Engine, bounds: Bounds) -> Store<Guest> {
+    let mut store = Store::new(engine, Guest::new(bounds));
+    store.limiter(|guest| guest);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|mut context| {
+        let guest = context.data_mut();
+        if guest.is_over_budget() {
+            guest.fault = Some(Fault::Deadline);
+            wasmtime::bail!("over budget");
+        }
+        Ok(UpdateDeadline::Continue(1))
+    });
+    store
 }
 
 fn config(pool: Option<u32>) -> Config {
@@ -94,13 +106,11 @@ fn config(pool: Option<u32>) -> Config {
 }
 
 /// The one ticker. Ends with the last [`Machine`].
-fn tick(engine: EngineWeak, ticking: Weak<()>) {
+fn tick(engines: [EngineWeak; 2], ticking: Weak<()>) {
     let turn = move || {
         while ticking.strong_count() > 0 {
             thread::sleep(TICK);
-            if let Some(engine) = engine.upgrade() {
-                engine.increment_epoch();
-            }
+            engines.iter().filter_map(EngineWeak::upgrade).for_each(|engine| engine.increment_epoch());
         }
     };
     if let Err(error) = thread::Builder::new().name("epoch".to_owned()).spawn(turn) {

@@ -5,7 +5,9 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmparser::Payload;
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::bindings::execgate::policy::{log, types};
 use super::bindings::exports::execgate::policy::{command, plugin, rate, session};
@@ -197,6 +199,8 @@ fn read(module: &Module) -> Result<Vec<u8>, PolicyFault> {
     }
 }
 
+/// Checks, configures and compiles a module. The usual way compiles twice: the instrumented component, which is used once
+/// and therefore not optimised, and its snapshot, which decides.
 fn prepare(
     machine: &Machine,
     bytes: &[u8],
@@ -205,27 +209,22 @@ fn prepare(
     bounds: Bounds,
 ) -> Result<Ready, PolicyFault> {
     let wasm = componentise(bytes)?;
-    let compile = |wasm: &[u8]| {
-        Component::new(&machine.engine, wasm).map_err(|e| PolicyFault::Compile(format!("{e:#}")))
-    };
-    let component = compile(&wasm)?;
-    imports(machine, &component)?;
-    let linker = linker(machine)?;
-    let (pre, hooks) = link(&linker, &component)?;
-    let described = describe(machine, &pre, &hooks, bounds)?;
-    let (pre, hooks, snapshot, configure) = match snapshot::take(machine, &linker, &wasm, settings, bounds) {
-        Ok(Taken::Refused(errors)) => {
-            return Err(PolicyFault::Settings(errors.into_iter().map(setting).collect()));
-        }
-        Ok(Taken::Snapshot(wasm)) => {
-            let (pre, hooks) = link(&linker, &compile(&wasm)?)?;
-            (pre, hooks, Ok(()), None)
-        }
-        Err(why) => {
-            configure_once(machine, &pre, &hooks, settings, bounds)?;
-            (pre, hooks, Err(format!("{why:#}")), Some(settings.to_owned()))
-        }
-    };
+    imports(&wasm)?;
+    let linker = linker(&machine.engine)?;
+    let linked = |wasm: &[u8]| link(&linker, &compile(&machine.engine, wasm)?);
+    let (described, (pre, hooks), snapshot, configure) =
+        match snapshot::take(machine, &wasm, settings, bounds) {
+            Ok(Taken::Refused(errors)) => {
+                return Err(PolicyFault::Settings(errors.into_iter().map(setting).collect()));
+            }
+            Ok(Taken::Snapshot { wasm, described }) => (described, linked(&wasm)?, Ok(()), None),
+            Err(why) => {
+                let (pre, hooks) = linked(&wasm)?;
+                let described = describe(machine, &pre, &hooks, bounds)?;
+                configure_once(machine, &pre, &hooks, settings, bounds)?;
+                (described, (pre, hooks), Err(format!("{why:#}")), Some(settings.to_owned()))
+            }
+        };
     let names = [
         ("command", hooks.command.is_some()),
         ("session", hooks.session.is_some()),
@@ -242,6 +241,10 @@ fn prepare(
         snapshot,
     };
     Ok(Ready { pre, hooks, inspected, configure })
+}
+
+fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, PolicyFault> {
+    Component::new(engine, wasm).map_err(|e| PolicyFault::Compile(format!("{e:#}")))
 }
 
 /// A component as it is; a core module turned into one.
@@ -263,31 +266,43 @@ fn componentise(bytes: &[u8]) -> Result<Vec<u8>, PolicyFault> {
 
 /// # Errors
 /// The first import that is not ours.
-fn imports(machine: &Machine, component: &Component) -> Result<(), PolicyFault> {
-    for (name, _) in component.component_type().imports(&machine.engine) {
-        let allowed = [format!("{PACKAGE}log{VERSION}"), format!("{PACKAGE}types{VERSION}")];
-        if allowed.iter().any(|a| a == name) {
-            continue;
+fn imports(wasm: &[u8]) -> Result<(), PolicyFault> {
+    let malformed = |e: wasmparser::BinaryReaderError| PolicyFault::NotWasm(e.to_string());
+    let mut depth = 0;
+    for part in wasmparser::Parser::new(0).parse_all(wasm) {
+        match part.map_err(malformed)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentImportSection(imports) if depth == 0 => {
+                for import in imports {
+                    allowed(import.map_err(malformed)?.name.name)?;
+                }
+            }
+            _ => {}
         }
-        let advice = if name.starts_with("wasi:") {
-            "build it for wasm32-unknown-unknown, without WASI: a policy reads no clock, file or socket"
-        } else if name.starts_with(PACKAGE) {
-            "it was built against another version of the interfaces; rebuild it against 1.0.0"
-        } else {
-            "remove what needs it"
-        };
-        return Err(PolicyFault::Import(name.to_owned(), advice));
     }
     Ok(())
 }
 
-fn linker(machine: &Machine) -> Result<Linker<Guest>, PolicyFault> {
-    let mut linker = Linker::new(&machine.engine);
+fn allowed(name: &str) -> Result<(), PolicyFault> {
+    if ["log", "types"].iter().any(|ours| name == format!("{PACKAGE}{ours}{VERSION}")) {
+        return Ok(());
+    }
+    let advice = if name.starts_with("wasi:") {
+        "build it for wasm32-unknown-unknown, without WASI: a policy reads no clock, file or socket"
+    } else if name.starts_with(PACKAGE) {
+        "it was built against another version of the interfaces; rebuild it against 1.0.0"
+    } else {
+        "remove what needs it"
+    };
+    Err(PolicyFault::Import(name.to_owned(), advice))
+}
+
+pub(super) fn linker(engine: &Engine) -> Result<Linker<Guest>, PolicyFault> {
+    let mut linker = Linker::new(engine);
     let compile = |e: wasmtime::Error| PolicyFault::Compile(format!("{e:#}"));
-    log::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)
-        .map_err(compile)?;
-    types::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)
-        .map_err(compile)?;
+    log::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest).map_err(compile)?;
+    types::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest).map_err(compile)?;
     Ok(linker)
 }
 

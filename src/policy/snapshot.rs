@@ -5,16 +5,17 @@
 
 use futures_util::FutureExt as _;
 use wasmtime::Store;
-use wasmtime::component::{Component, Instance, Lift, Linker, WasmList};
+use wasmtime::component::{Component, Instance, Lift, WasmList};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-use super::bindings::exports::execgate::policy::plugin::{GuestIndices, SettingError};
+use super::bindings::exports::execgate::policy::plugin::{Description, GuestIndices, SettingError};
 use super::engine::{Bounds, Guest, Machine};
+use super::load::linker;
 
 /// How far a snapshot came.
 pub(super) enum Taken {
-    /// The component with the configured state as its initial one.
-    Snapshot(Vec<u8>),
+    /// The component with the configured state as its initial one, and what it says of itself.
+    Snapshot { wasm: Vec<u8>, described: Description },
     /// The settings are wrong.
     Refused(Vec<SettingError>),
 }
@@ -25,26 +26,31 @@ pub(super) enum Taken {
 /// Why it cannot be snapshotted.
 pub(super) fn take(
     machine: &Machine,
-    linker: &Linker<Guest>,
     wasm: &[u8],
     settings: &str,
     bounds: Bounds,
 ) -> Result<Taken, wasmtime::Error> {
     let wizer = Wizer::new();
     let (context, instrumented) = wizer.instrument_component(wasm)?;
-    let component = Component::new(&machine.engine, &instrumented)?;
+    let component = Component::new(&machine.workshop, &instrumented)?;
+    let linker = linker(&machine.workshop).map_err(wasmtime::Error::new)?;
     let pre = linker.instantiate_pre(&component)?;
     let indices = GuestIndices::new(&pre)?;
-    let mut store = machine.store(bounds);
+    let described = {
+        // In an instance of its own: what it leaves behind must not be part of the snapshot.
+        let mut store = machine.workshop_store(bounds);
+        let instance = pre.instantiate(&mut store)?;
+        indices.load(&mut store, &instance)?.call_describe(&mut store)?
+    };
+    let mut store = machine.workshop_store(bounds);
     let instance = pre.instantiate(&mut store)?;
     let plugin = indices.load(&mut store, &instance)?;
     if let Err(errors) = plugin.call_configure(&mut store, settings)? {
         return Ok(Taken::Refused(errors));
     }
     let mut state = State { store, instance };
-    let snapshot = wizer.snapshot_component(&context, &mut state).now_or_never();
-    match snapshot {
-        Some(snapshot) => snapshot.map(Taken::Snapshot),
+    match wizer.snapshot_component(&context, &mut state).now_or_never() {
+        Some(wasm) => Ok(Taken::Snapshot { wasm: wasm?, described }),
         None => wasmtime::bail!("the snapshot did not finish at once"),
     }
 }

@@ -86,7 +86,7 @@ fn stdin_frames_at_another_offset_or_beyond_credit_are_refused_whole() {
         client.frame(&stdin(5, b"no", false)).await;
         assert_eq!(client.event("job.stdin_refused").await["offset"], 5);
         client.frame(&stdin(0, b"yes", true)).await;
-        let message = client.find("output", |v| v["frame"]["kind"] == 1 && v["frame"]["offset"] == 0).await;
+        let message = client.find("output", |v| v["frame"]["kind"] == 1 && v["frame"]["stream"] == 1).await;
         assert_eq!(message["frame"]["payload"], json!(b"yes".to_vec()));
         client.event_of("job.closed", started["job"].as_str().unwrap()).await;
     });
