@@ -95,7 +95,7 @@ fn cleared(prepared: &Prepared) -> Cleared<Resolved> {
         took: Duration::ZERO,
     };
     match fold_command(DecisionId::from_bits(1), Resolved { command, facts }, &[ballot]).unwrap() {
-        Folded::Cleared(cleared) => cleared,
+        Folded::Cleared(cleared) => *cleared,
         Folded::Changed(_) => unreachable!("nothing was changed"),
     }
 }

@@ -123,15 +123,15 @@ impl Writer {
             match work.recv_timeout(patience) {
                 Ok(Work::Line(entry)) => self.write(&entry),
                 Ok(Work::Flush(done)) => {
-                    self.to_disk();
+                    self.sync_now();
                     // Nobody has to wait for the answer.
                     let _ = done.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.to_disk(),
+                Err(RecvTimeoutError::Disconnected) => return self.sync_now(),
             }
             if self.sync == Sync::EverySecond && self.unsynced.is_some_and(|since| since.elapsed() >= EVERY) {
-                self.to_disk();
+                self.sync_now();
             }
         }
     }
@@ -147,11 +147,11 @@ impl Writer {
             Err(error) => self.broken(&error),
         }
         if self.sync == Sync::Always {
-            self.to_disk();
+            self.sync_now();
         }
     }
 
-    fn to_disk(&mut self) {
+    fn sync_now(&mut self) {
         if self.unsynced.take().is_some()
             && let Err(error) = self.file.sync_data()
         {

@@ -257,11 +257,26 @@ fn componentise(bytes: &[u8]) -> Result<Vec<u8>, PolicyFault> {
             if bytes.starts_with(b"\x7fELF") { "it is native code" } else { "the first bytes are wrong" };
         return Err(PolicyFault::NotWasm(what.to_owned()));
     }
+    core_imports(bytes)?;
     let not_a_policy = |e: anyhow::Error| PolicyFault::NotAPolicy(format!("{e:#}"));
     let encoder =
         wit_component::ComponentEncoder::default().validate(true).module(bytes).map_err(not_a_policy)?;
     let mut encoder = encoder;
     encoder.encode().map_err(not_a_policy)
+}
+
+/// # Errors
+/// The first import of a core module that is from no interface of ours.
+fn core_imports(bytes: &[u8]) -> Result<(), PolicyFault> {
+    let malformed = |e: wasmparser::BinaryReaderError| PolicyFault::NotWasm(e.to_string());
+    for part in wasmparser::Parser::new(0).parse_all(bytes) {
+        if let Payload::ImportSection(imports) = part.map_err(malformed)? {
+            for import in imports.into_imports() {
+                allowed(import.map_err(malformed)?.module)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// # Errors
@@ -288,7 +303,7 @@ fn allowed(name: &str) -> Result<(), PolicyFault> {
     if ["log", "types"].iter().any(|ours| name == format!("{PACKAGE}{ours}{VERSION}")) {
         return Ok(());
     }
-    let advice = if name.starts_with("wasi:") {
+    let advice = if name.starts_with("wasi") {
         "build it for wasm32-unknown-unknown, without WASI: a policy reads no clock, file or socket"
     } else if name.starts_with(PACKAGE) {
         "it was built against another version of the interfaces; rebuild it against 1.0.0"

@@ -139,19 +139,13 @@ impl Policies {
 
     /// Asks every policy that concerns the principal about a command, in order.
     pub async fn review(&self, request: Arc<CommandRequest>) -> Vec<Ballot<Permission>> {
-        let ask = move |machine: &Machine, generation: &Generation| {
-            let moment = Moment::now();
-            let asked = generation.policies.iter().filter(|p| p.is_about(&request.principal));
-            asked
-                .filter_map(|policy| {
-                    let grants = &policy.settings.env_values;
-                    let said =
-                        run::review(machine, &policy.ready, policy.bounds(), grants, &request, moment)?;
-                    Some(policy.ballot(said))
-                })
-                .collect()
-        };
+        let ask = move |machine: &Machine, generation: &Generation| review(machine, generation, &request);
         self.decide(ask).await.unwrap_or_else(|broken| vec![nobody(broken)])
+    }
+
+    /// As [`Self::review`], on the caller's own thread and without waiting for a place: for tools and benchmarks.
+    pub fn review_here(&self, request: &CommandRequest) -> Vec<Ballot<Permission>> {
+        review(&self.shared.machine, &self.shared.current.load(), request)
     }
 
     /// Asks every policy that concerns the principal about a session, in order.
@@ -218,6 +212,18 @@ impl Policies {
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| unavailable("the decision broke off"))
     }
+}
+
+fn review(machine: &Machine, generation: &Generation, request: &CommandRequest) -> Vec<Ballot<Permission>> {
+    let moment = Moment::now();
+    let asked = generation.policies.iter().filter(|p| p.is_about(&request.principal));
+    asked
+        .filter_map(|policy| {
+            let grants = &policy.settings.env_values;
+            let said = run::review(machine, &policy.ready, policy.bounds(), grants, request, moment)?;
+            Some(policy.ballot(said))
+        })
+        .collect()
 }
 
 fn generation(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::Failure;
+use crate::domain::{DecisionId, Denied, Failure, SpawnStage};
 
 /// What a client gets of a failure: the code, the kind for programs, the message for people, further facts.
 pub(super) struct Told {
@@ -24,112 +24,89 @@ fn told(code: i32, kind: &'static str, message: impl Into<String>, data: Value) 
 
 /// The table.
 pub(super) fn tell(failure: &Failure) -> Told {
-    protocol_error(failure).unwrap_or_else(|| refusal(failure))
-}
-
-/// Errors of JSON-RPC itself.
-fn protocol_error(failure: &Failure) -> Option<Told> {
     let none = Value::Null;
-    Some(match failure {
+    match failure {
         Failure::Parse(why) => told(-32700, "parse_error", format!("not taken as JSON: {why}"), none),
         Failure::InvalidRequest(why) => {
             told(-32600, "invalid_request", format!("not a JSON-RPC 2.0 request: {why}"), none)
         }
-        Failure::MethodNotFound(name) => told(
-            -32601,
-            "method_not_found",
-            format!("there is no method {name:?}; rpc.discover lists them"),
-            none,
-        ),
+        Failure::MethodNotFound(name) => {
+            let message = format!("there is no method {name:?}; rpc.discover lists them");
+            told(-32601, "method_not_found", message, none)
+        }
         Failure::InvalidParams(why) => told(-32602, "invalid_params", why, none),
-        Failure::Internal(why) => told(
-            -32603,
-            "internal",
-            format!("a fault of the gateway: {why}; its log has more under the request id"),
-            none,
-        ),
-        _ => return None,
-    })
-}
-
-fn refusal(failure: &Failure) -> Told {
-    match failure {
-        Failure::Parse(why) | Failure::InvalidRequest(why) | Failure::MethodNotFound(why) => internal(why),
-        Failure::InvalidParams(why) | Failure::Internal(why) => internal(why),
-        Failure::Unauthenticated => told(
-            -32001,
-            "unauthenticated",
-            "the credential is no longer valid; connect again with a fresh one",
-            Value::Null,
-        ),
-        Failure::Forbidden(method) => {
-            told(-32002, "forbidden", format!("{method} is for admins"), Value::Null)
+        Failure::Internal(why) => {
+            let message = format!("a fault of the gateway: {why}; its log has more under the request id");
+            told(-32603, "internal", message, none)
         }
-        Failure::PolicyDenied(denied) => {
-            let mut data = json!({
-                "policy": denied.policy, "denial": denied.code, "rules": denied.rules, "decision": denied.decision.to_string(),
-            });
-            if let (Some(remedy), Value::Object(map)) = (&denied.remedy, &mut data) {
-                map.insert("remedy".to_owned(), Value::String(remedy.clone()));
-            }
-            told(-32003, "policy_denied", &denied.message, data)
+        Failure::Unauthenticated => {
+            let message = "the credential is no longer valid; connect again with a fresh one";
+            told(-32001, "unauthenticated", message, none)
         }
-        Failure::NotFound(what) => told(-32004, "not_found", format!("there is no such {what}"), Value::Null),
-        Failure::Conflict(why) => told(-32005, "conflict", why, Value::Null),
-        Failure::LimitExceeded { limit, value } => told(
-            -32006,
-            "limit_exceeded",
-            format!("{limit} are limited to {value}; end some, or have the limit raised"),
-            json!({"limit": limit, "value": value}),
-        ),
-        Failure::RateLimited { bucket, retry_after } => told(
-            -32007,
-            "rate_limited",
-            format!("too many at once ({bucket}); try again in {} ms", ms(*retry_after)),
-            json!({"bucket": bucket, "retry_after_ms": ms(*retry_after)}),
-        ),
-        Failure::SpawnFailed { stage, errno, subject } => {
-            let name = errno_name(*errno);
-            let text = std::io::Error::from_raw_os_error(*errno).to_string();
-            let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-            told(
-                -32008,
-                "spawn_failed",
-                format!("the job could not be started at stage {stage}: {subject}: {text}"),
-                json!({"stage": stage.as_str(), "errno": name}),
-            )
-        }
+        Failure::Forbidden(method) => told(-32002, "forbidden", format!("{method} is for admins"), none),
+        Failure::PolicyDenied(denied) => policy_denied(denied),
+        Failure::NotFound(what) => told(-32004, "not_found", format!("there is no such {what}"), none),
+        Failure::Conflict(why) => told(-32005, "conflict", why, none),
+        Failure::LimitExceeded { limit, value } => limit_exceeded(limit, *value),
+        Failure::RateLimited { bucket, retry_after } => rate_limited(bucket, *retry_after),
+        Failure::SpawnFailed { stage, errno, subject } => spawn_failed(*stage, *errno, subject),
         Failure::Draining => {
-            told(-32009, "draining", "the gateway is shutting down; use another, or try later", Value::Null)
+            told(-32009, "draining", "the gateway is shutting down; use another, or try later", none)
         }
-        Failure::Unavailable { what, retry_after } => told(
-            -32010,
-            "unavailable",
-            format!("{what}; try again in {} ms", ms(*retry_after)),
-            json!({"retry_after_ms": ms(*retry_after)}),
-        ),
-        Failure::Finished => told(-32011, "finished", "the job has ended", Value::Null),
-        Failure::Busy { free } => told(
-            -32012,
-            "busy",
-            format!(
-                "the job's stdin queue has {free} bytes free; nothing was taken, send less or wait for credit"
-            ),
-            json!({"free": free}),
-        ),
-        Failure::PolicyFailed { policy, fault, decision } => told(
-            -32013,
-            "policy_failed",
-            format!(
-                "the policy {policy:?} broke ({fault}), and what cannot be decided is denied; tell the operator the decision id"
-            ),
-            json!({"policy": policy, "fault": fault, "decision": decision.to_string()}),
-        ),
+        Failure::Unavailable { what, retry_after } => unavailable(what, *retry_after),
+        Failure::Finished => told(-32011, "finished", "the job has ended", none),
+        Failure::Busy { free } => busy(*free),
+        Failure::PolicyFailed { policy, fault, decision } => policy_failed(policy, fault, *decision),
     }
 }
 
-fn internal(why: &str) -> Told {
-    told(-32603, "internal", why, Value::Null)
+fn policy_denied(denied: &Denied) -> Told {
+    let mut data = json!({
+        "policy": denied.policy, "denial": denied.code, "rules": denied.rules, "decision": denied.decision.to_string(),
+    });
+    if let (Some(remedy), Value::Object(map)) = (&denied.remedy, &mut data) {
+        map.insert("remedy".to_owned(), Value::String(remedy.clone()));
+    }
+    told(-32003, "policy_denied", &denied.message, data)
+}
+
+fn limit_exceeded(limit: &str, value: u64) -> Told {
+    let message = format!("{limit} are limited to {value}; end some, or have the limit raised");
+    told(-32006, "limit_exceeded", message, json!({"limit": limit, "value": value}))
+}
+
+fn rate_limited(bucket: &str, retry_after: Duration) -> Told {
+    let wait = ms(retry_after);
+    let message = format!("too many at once ({bucket}); try again in {wait} ms");
+    told(-32007, "rate_limited", message, json!({"bucket": bucket, "retry_after_ms": wait}))
+}
+
+fn spawn_failed(stage: SpawnStage, errno: i32, subject: &str) -> Told {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    let message = format!("the job could not be started at stage {stage}: {subject}: {text}");
+    told(-32008, "spawn_failed", message, json!({"stage": stage.as_str(), "errno": errno_name(errno)}))
+}
+
+fn unavailable(what: &str, retry_after: Duration) -> Told {
+    let wait = ms(retry_after);
+    let message = format!("{what}; try again in {wait} ms");
+    told(-32010, "unavailable", message, json!({"retry_after_ms": wait}))
+}
+
+fn busy(free: u64) -> Told {
+    let message = format!(
+        "the job's stdin queue has {free} bytes free; nothing was taken, send less or wait for credit"
+    );
+    told(-32012, "busy", message, json!({"free": free}))
+}
+
+fn policy_failed(policy: &str, fault: &str, decision: DecisionId) -> Told {
+    let message = format!(
+        "the policy {policy:?} broke ({fault}), and what cannot be decided is denied; tell the operator the decision id"
+    );
+    let data = json!({"policy": policy, "fault": fault, "decision": decision.to_string()});
+    told(-32013, "policy_failed", message, data)
 }
 
 /// Whole milliseconds, rounded up: a client that waits so long passes.

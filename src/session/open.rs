@@ -38,8 +38,11 @@ type OpenCell = watch::Receiver<Option<Result<Arc<Session>, Failure>>>;
 /// The keys of `session.open`: one entry for each open in flight or alive that named one.
 #[derive(Debug, Default)]
 pub(super) struct OpenKeys {
-    by_key: HashMap<(Arc<str>, Arc<str>, String), (SessionRequest, OpenCell)>,
+    by_key: HashMap<OpenKey, (SessionRequest, OpenCell)>,
 }
+
+/// Tenant, subject, key.
+type OpenKey = (Arc<str>, Arc<str>, String);
 
 impl OpenKeys {
     /// Forgets the key of a session that is gone.

@@ -80,7 +80,7 @@ impl Case<'_> {
         let folded = verdict::fold_command(self.decision, resolved.clone(), &first);
         self.record(&resolved, &first, folded.as_ref().err())?;
         let changed = match folded? {
-            Folded::Cleared(cleared) => return Ok((cleared, prepared)),
+            Folded::Cleared(cleared) => return Ok((*cleared, prepared)),
             Folded::Changed(changed) => changed,
         };
         drop(prepared);

@@ -15,7 +15,7 @@ use super::{Admission, Ballot, Cleared, Denial, Fault, Mode, Permission, Refusal
 #[derive(Debug)]
 pub enum Folded {
     /// Cleared as it stands.
-    Cleared(Cleared<Resolved>),
+    Cleared(Box<Cleared<Resolved>>),
     /// Changed in effect: resolve its facts anew and have it reviewed once more.
     Changed(Box<Changed>),
 }
@@ -85,7 +85,7 @@ pub fn fold_command(
         add_profiles(&mut terms.confine, &permission.confine);
     }
     if command == resolved.command {
-        return Ok(Folded::Cleared(Cleared { value: resolved, terms }));
+        return Ok(Folded::Cleared(Box::new(Cleared { value: resolved, terms })));
     }
     Ok(Folded::Changed(Box::new(Changed { command, terms })))
 }

@@ -1,10 +1,19 @@
 //! The one integration binary: the real program, real processes, real sockets, real guests.
 
 #![allow(unreachable_pub, reason = "nothing outside a test binary can reach it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, and says on stderr what it saw"
+)]
 
 mod cli;
 mod configuration;
 mod faults;
+mod hostile_guests;
 mod layers;
 mod protocol;
 mod streams;

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod guest;
 pub mod proc;
 
 pub use client::Client;

@@ -94,7 +94,7 @@ fn cleared(prepared: &Prepared, command: Command) -> Cleared<Resolved> {
         took: Duration::ZERO,
     };
     match fold_command(DecisionId::from_bits(1), Resolved { command, facts }, &[ballot]).unwrap() {
-        Folded::Cleared(cleared) => cleared,
+        Folded::Cleared(cleared) => *cleared,
         Folded::Changed(_) => panic!("nothing was changed"),
     }
 }

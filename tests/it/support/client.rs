@@ -108,13 +108,10 @@ impl Client {
     }
 
     /// Sends and wants this kind of error.
-    #[track_caller]
-    pub fn refused<'a>(&'a mut self, method: &'a str, params: Value) -> impl Future<Output = String> + 'a {
-        async move {
-            match self.call(method, params).await {
-                Ok(result) => panic!("{method} was not refused: {result}"),
-                Err(error) => error["data"]["kind"].as_str().unwrap_or_default().to_owned(),
-            }
+    pub async fn refused(&mut self, method: &str, params: Value) -> String {
+        match self.call(method, params).await {
+            Ok(result) => panic!("{method} was not refused: {result}"),
+            Err(error) => error["data"]["kind"].as_str().unwrap_or_default().to_owned(),
         }
     }
 

@@ -1,0 +1,171 @@
+//! Policies that misbehave: refused at load with what to change, or denied by name, and the next decision is served.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::support::guest::{Guest, embed};
+use crate::support::{Client, Gateway, run};
+
+fn written(directory: &Path, module: &[u8]) -> PathBuf {
+    let path = directory.join("guest.wasm");
+    std::fs::write(&path, module).unwrap();
+    path
+}
+
+/// Two tenants under the shipped policies; decisions about the first go through the guest too. The tokens are "aa" and "bb".
+fn config(guest: &Path) -> String {
+    format!(
+        "
+[auth.token.a]
+sha256 = \"961b6dd3ede3cb8ecbaacbd68de040cd78eb2ed5889130cceb4c49268ea4d506\"
+tenant = \"a\"
+subject = \"x\"
+[auth.token.b]
+sha256 = \"3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf\"
+tenant = \"b\"
+subject = \"x\"
+[policy.rules]
+module = \"builtin:command-rules\"
+settings = {{ preset = \"developer\" }}
+[policy.quota]
+module = \"builtin:session-quota\"
+[policy.hostile]
+module = {guest:?}
+match = {{ tenants = [\"a\"] }}
+"
+    )
+}
+
+/// The guest's tenant is denied with this fault, again and again; its neighbour is served at the same time.
+fn is_denied_by_name(guest: Guest<'_>, fault: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with(&config(&written(directory.path(), &guest.module())));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        let mut b = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();
+        for _ in 0..20 {
+            let denied = a.send("job.start", json!({"argv": ["true"]})).await;
+            let job = b.start(&["echo", "served"]).await;
+            assert_eq!(b.output(&job, "stdout").await, b"served\n");
+            let error = a.answer(denied).await.unwrap_err();
+            assert_eq!(error["code"], -32013, "{error}");
+            assert_eq!(error["data"]["policy"], "hostile");
+            assert_eq!(error["data"]["fault"], fault, "{error}");
+        }
+    });
+    assert!(gateway.survivors().is_empty());
+}
+
+/// The load is refused, and what is said contains each of these.
+fn is_refused_at_load(module: &[u8], said: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = written(directory.path(), module);
+    let file = directory.path().join("config.toml");
+    std::fs::write(&file, config(&guest)).unwrap();
+    let checked =
+        Gateway::command(&directory).args(["policy", "check", "--config"]).arg(&file).output().unwrap();
+    let text = String::from_utf8_lossy(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(1), "{text}");
+    for part in said.iter().chain(&["hostile"]) {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn a_guest_that_abstains_leaves_the_decision_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with(&config(&written(directory.path(), &Guest::default().module())));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        let job = a.start(&["echo", "well"]).await;
+        assert_eq!(a.output(&job, "stdout").await, b"well\n");
+    });
+}
+
+#[test]
+fn a_guest_that_loops_is_stopped_at_its_budget() {
+    is_denied_by_name(Guest { review: "(loop $l (br $l)) (unreachable)", ..Guest::default() }, "deadline");
+}
+
+#[test]
+fn a_guest_that_grows_memory_for_ever_meets_its_cap() {
+    let grow = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
+    is_denied_by_name(Guest { review: grow, ..Guest::default() }, "memory");
+}
+
+#[test]
+fn a_guest_that_traps_is_denied_and_started_afresh() {
+    is_denied_by_name(Guest { review: "(unreachable)", ..Guest::default() }, "trap");
+}
+
+#[test]
+fn a_guest_that_recurses_without_end_overflows_its_own_stack() {
+    let recurse = Guest {
+        fields: "(func $r (param i32) (result i32) (i32.add (call $r (local.get 0)) (i32.const 1)))",
+        review: "(call $r (i32.const 0))",
+        ..Guest::default()
+    };
+    is_denied_by_name(recurse, "trap");
+}
+
+#[test]
+fn a_guest_that_answers_nonsense_is_denied() {
+    let elsewhere = Guest { review: "(i32.const 0x7ffffff0)", ..Guest::default() };
+    is_denied_by_name(elsewhere, "bad_answer");
+    let no_such_case =
+        Guest { review: "(i32.store8 (i32.const 1024) (i32.const 9)) (i32.const 1024)", ..Guest::default() };
+    is_denied_by_name(no_such_case, "bad_answer");
+}
+
+/// A counter in a global and a mark in memory: both would be seen by the second decision if anything were shared.
+#[test]
+fn a_guest_that_keeps_state_finds_none_of_it_in_the_next_decision() {
+    let counting = Guest {
+        fields: "(global $count (mut i32) (i32.const 0))",
+        review: "(if (i32.or (global.get $count) (i32.load (i32.const 60000))) (then (unreachable)))
+                 (global.set $count (i32.const 1)) (i32.store (i32.const 60000) (i32.const 1)) (i32.const 1024)",
+        ..Guest::default()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with(&config(&written(directory.path(), &counting.module())));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        for _ in 0..50 {
+            a.start(&["true"]).await;
+        }
+    });
+}
+
+#[test]
+fn a_guest_that_imports_wasi_is_refused_and_told_how_to_be_built() {
+    let clock =
+        "(import \"wasi_snapshot_preview1\" \"clock_time_get\" (func (param i32 i64 i32) (result i32)))";
+    let guest = Guest { imports: clock, ..Guest::default() };
+    is_refused_at_load(&guest.module(), &["wasi_snapshot_preview1", "wasm32-unknown-unknown"]);
+}
+
+#[test]
+fn a_guest_that_imports_anything_else_is_refused_by_name() {
+    let guest = Guest { imports: "(import \"env\" \"open\" (func (param i32)))", ..Guest::default() };
+    is_refused_at_load(&guest.module(), &["env"]);
+}
+
+#[test]
+fn a_guest_that_loops_while_it_starts_or_configures_is_refused() {
+    let start = Guest { fields: "(func $s (loop $l (br $l))) (start $s)", ..Guest::default() };
+    is_refused_at_load(&start.module(), &["broke"]);
+    let configure = Guest { configure: "(loop $l (br $l)) (unreachable)", ..Guest::default() };
+    is_refused_at_load(&configure.module(), &["broke"]);
+}
+
+#[test]
+fn what_is_no_policy_is_refused_with_what_to_change() {
+    is_refused_at_load(b"\x7fELF\x02\x01\x01", &["native code", "wasm32-unknown-unknown"]);
+    is_refused_at_load(b"hello", &["not a WebAssembly module"]);
+    is_refused_at_load(&wat::parse_str("(module)").unwrap(), &["execgate:policy"]);
+    is_refused_at_load(&vec![0; 5 << 20], &["4 MiB"]);
+    let mut hookless = wat::parse_str("(module (memory (export \"memory\") 1))").unwrap();
+    embed(&mut hookless, "command-policy");
+    is_refused_at_load(&hookless, &["execgate:policy"]);
+}
