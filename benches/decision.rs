@@ -96,6 +96,7 @@ fn request() -> Arc<CommandRequest> {
         origin: Origin { address: IpAddr::V4(Ipv4Addr::LOCALHOST), transport: Transport::WebSocket },
         session: SessionId::from_bits(1),
         resolved: Resolved { command, facts },
+        labels: BTreeMap::new(),
         usage: UsageCounts::default(),
     })
 }

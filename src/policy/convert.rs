@@ -115,7 +115,9 @@ pub(super) fn command_request(
             opaque: script.opaque,
             reasons: script.reasons.clone(),
         }),
+        labels: request.labels.clone().into_iter().collect(),
         usage: usage(request.usage),
+        attributes: Vec::new(),
     }
 }
 
@@ -128,6 +130,7 @@ pub(super) fn session_request(request: &SessionRequest, moment: Moment) -> sessi
         session: request.session.to_string(),
         labels: request.labels.clone().into_iter().collect(),
         usage: usage(request.usage),
+        attributes: Vec::new(),
     }
 }
 
@@ -139,6 +142,7 @@ pub(super) fn call(call: &Call, moment: Moment) -> rate::Call {
         when: when(moment),
         method: call.method.to_owned(),
         program: call.program.clone(),
+        attributes: Vec::new(),
     }
 }
 
@@ -164,6 +168,9 @@ fn claims(items: Vec<wit::Claim>) -> Sense<Vec<domain::Claim>> {
             wit::Counted::Sessions => domain::Counted::Sessions,
             wit::Counted::Jobs => domain::Counted::Jobs,
         };
+        if (&scope, what) == (&domain::Scope::Session, domain::Counted::Sessions) {
+            return nonsense("a claim on the sessions of a session");
+        }
         Ok(domain::Claim { scope, what, max: claim.max })
     };
     list(items, LIST, "claims")?.into_iter().map(claim).collect()

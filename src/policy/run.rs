@@ -38,6 +38,8 @@ pub struct CommandRequest {
     pub session: SessionId,
     /// What, with its facts.
     pub resolved: Resolved,
+    /// The session's labels with the job's on top.
+    pub labels: BTreeMap<String, String>,
     /// What is in use; advice.
     pub usage: UsageCounts,
 }

@@ -46,8 +46,14 @@ impl Core {
         let prepared = start::prepare(self, principal, session.card.id, id, &command).await?;
         let resolved = facts::resolve(command, prepared.executable().clone(), prepared.cwd().to_owned());
         drop(prepared);
-        let case =
-            Case { core: self, caller, session: session.card.id, job: id, decision: review::decision_id()? };
+        let case = Case {
+            core: self,
+            caller,
+            session: session.card.id,
+            job: id,
+            decision: review::decision_id()?,
+            labels: review::labels(&session.card.labels, &request.labels),
+        };
         let ballots = case.ballots(&resolved).await;
         let outcome =
             verdict::fold_command(case.decision, resolved.clone(), &ballots).map(|folded| match folded {

@@ -1,5 +1,6 @@
 //! Asking policy: the charge, the two rounds of review, and the line in the decision log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,14 @@ pub(super) async fn charge(
         .map_err(|refusal| refusal.into_failure(decision))
 }
 
+/// The session's labels with the job's on top.
+pub(super) fn labels(
+    session: &BTreeMap<String, String>,
+    job: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    session.iter().chain(job).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 /// What a command is reviewed for.
 #[derive(Debug)]
 pub(super) struct Case<'a> {
@@ -63,6 +72,8 @@ pub(super) struct Case<'a> {
     pub(super) session: SessionId,
     pub(super) job: JobId,
     pub(super) decision: DecisionId,
+    /// The session's labels with the job's on top.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 impl Case<'_> {
@@ -101,6 +112,7 @@ impl Case<'_> {
             origin: self.caller.origin.clone(),
             session: self.session,
             resolved: resolved.clone(),
+            labels: self.labels.clone(),
             usage: self.core.usage(&self.caller.principal, Some(self.session)),
         };
         self.core.rooms.policies.review(Arc::new(request)).await

@@ -154,6 +154,7 @@ impl Start<'_> {
             session: self.session.id,
             job: id,
             decision: review::decision_id()?,
+            labels: review::labels(&self.session.labels, &self.request.labels),
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
         slot.tighten(&cleared.terms().claims)?;
