@@ -1,6 +1,11 @@
-//! What a leader does to itself before it becomes the job: identity, limits, no new privileges.
+//! What a leader does to itself before it becomes the job: confinement, identity, limits.
 //!
 //! Runs in the fork only, between birth and exec. Every step that fails ends the start; nothing is skipped.
+
+mod base;
+mod filter;
+
+pub(super) use base::Base;
 
 use nix::errno::Errno;
 use nix::sys::prctl;

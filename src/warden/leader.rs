@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execveat};
 use rustix::io::FdFlags;
 
-use super::confine::{self, errno};
+use super::confine::{self, Base, errno};
 use super::link::{self, Received};
 use super::proto::{self, LeaderSays, MAX_MESSAGE, MAX_PLAN, Plan, WireFailure};
 use super::resolve::{self, Opened};
@@ -33,6 +33,8 @@ pub(super) struct Orders<'a> {
     /// What to find; `None` is this binary itself, open as `own`.
     pub(super) program: Option<&'a str>,
     pub(super) own: &'a OwnedFd,
+    /// The confinement of every job.
+    pub(super) base: &'a Base,
     pub(super) cwd: Option<&'a str>,
     pub(super) home: &'a Path,
     pub(super) identity: Option<&'a Identity>,
@@ -52,20 +54,43 @@ struct Order {
 
 /// Lives the leader's life. Never returns.
 pub(super) fn live(orders: &Orders<'_>) -> ! {
-    let (Ok(gate), Ok(own)) = (orders.gate.try_clone(), orders.own.try_clone()) else { sys::exit_now(126) };
-    let Ok([gate, own]) = sys::keep_only([gate, own]) else { sys::exit_now(126) };
-    let Err(failure) = become_job(orders, &gate, own);
+    let Ok((gate, own, ruleset)) = keep(orders) else { sys::exit_now(126) };
+    let Err(failure) = become_job(orders, &gate, own, ruleset);
     if let Some(failure) = failure {
         report(&gate, &LeaderSays::Failed(failure));
     }
     sys::exit_now(127)
 }
 
+/// Lets go of everything of the warden's but the gate, this binary and the ruleset.
+fn keep(orders: &Orders<'_>) -> Result<(OwnedFd, OwnedFd, Option<OwnedFd>), Errno> {
+    let clone = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
+    let (gate, own) = (clone(orders.gate.as_fd())?, clone(orders.own.as_fd())?);
+    Ok(match orders.base.ruleset() {
+        Some(ruleset) => {
+            let [gate, own, ruleset] = sys::keep_only([gate, own, clone(ruleset)?])?;
+            (gate, own, Some(ruleset))
+        }
+        None => {
+            let [gate, own] = sys::keep_only([gate, own])?;
+            (gate, own, None)
+        }
+    })
+}
+
 /// Why a start ended before exec; `None` when the warden is gone or gave up and nobody is left to be told.
 type Ended = Option<WireFailure>;
 
 /// From birth to exec.
-fn become_job(orders: &Orders<'_>, gate: &OwnedFd, own: OwnedFd) -> Result<Infallible, Ended> {
+fn become_job(
+    orders: &Orders<'_>,
+    gate: &OwnedFd,
+    own: OwnedFd,
+    ruleset: Option<OwnedFd>,
+) -> Result<Infallible, Ended> {
+    let base = |errno| WireFailure::new(SpawnStage::Confine, errno, "base");
+    orders.base.put_on(ruleset.as_ref().map(AsFd::as_fd)).map_err(base)?;
+    drop(ruleset);
     let opened = resolve(orders, own)?;
     report(gate, &LeaderSays::Facts(Box::new(opened.facts.clone())));
     let Order { plan, streams } = wait(gate)?;
@@ -77,7 +102,6 @@ fn become_job(orders: &Orders<'_>, gate: &OwnedFd, own: OwnedFd) -> Result<Infal
         rustix::process::ioctl_tiocsctty(std::io::stdin()).map_err(|e| at(SpawnStage::Terminal)(errno(e)))?;
     }
     confine::limit(&plan, orders.descriptors, orders.nice).map_err(at(SpawnStage::Limits))?;
-    confine::no_new_privileges().map_err(at(SpawnStage::Confine))?;
     sys::close_on_exec().map_err(at(SpawnStage::Exec))?;
     execute(&opened, &plan).map_err(at(SpawnStage::Exec))
 }

@@ -20,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
 
+use super::confine::Base;
 use super::job::Job;
 use super::leaf::Leaf;
 use super::link::{self, Received};
@@ -90,6 +91,7 @@ struct Process {
     ground: Ground,
     /// This binary, for the probe.
     own: OwnedFd,
+    base: Base,
     descriptors: (u64, u64),
     pid: Pid,
     jobs: HashMap<u64, Job>,
@@ -121,6 +123,7 @@ fn begin() -> Result<Process, String> {
     setrlimit(Resource::RLIMIT_NOFILE, descriptors.1, descriptors.1).map_err(step("open files"))?;
     let mut scratch = link::scratch();
     let hello = read_hello(&gateway, &mut scratch)?;
+    let base = Base::build();
     let ground = match trial::establish(hello.force.map(|t| t.0), &instance_name()?) {
         Ok(ground) => ground,
         Err(reason) => {
@@ -142,6 +145,7 @@ fn begin() -> Result<Process, String> {
         hello,
         ground,
         own,
+        base,
         descriptors,
         pid: Pid::this(),
         jobs: HashMap::new(),
@@ -220,7 +224,7 @@ impl Process {
             tier: containment.tier,
             pause: containment.pause.clone(),
             kill: containment.kill.clone(),
-            notes: containment.notes.clone(),
+            notes: containment.notes.iter().chain(self.base.lacks()).cloned().collect(),
         });
         self.tell_with(&ready, fds);
         Ok(())

@@ -110,6 +110,13 @@ pub(super) fn close_on_exec() -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, flags) }).map(drop)
 }
 
+/// Puts a Landlock ruleset on this thread, for good. Needs no_new_privs or CAP_SYS_ADMIN (landlock_restrict_self(2)).
+pub(super) fn restrict_self(ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: no memory is passed, and the descriptor is borrowed, hence open; of another kind, it is EBADFD.
+    let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    Errno::result(done).map(drop)
+}
+
 /// Sets these signals to their default action, those too that libc keeps for itself and will not touch.
 pub(super) fn default_signals(signals: impl IntoIterator<Item = i32>) {
     // The kernel's struct sigaction: SIG_DFL is 0, no flags, no restorer, an empty mask. Larger on no platform.

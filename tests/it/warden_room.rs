@@ -62,6 +62,7 @@ macro_rules! in_each_tier {
     };
 }
 
+mod confining;
 mod ending;
 mod life;
 mod signalling;

@@ -137,6 +137,7 @@ impl Process {
             gate: theirs,
             program: wanted.program.as_deref(),
             own: &self.own,
+            base: &self.base,
             cwd: wanted.cwd.as_deref(),
             home,
             identity,

@@ -1,0 +1,186 @@
+//! `base`: the confinement of every job.
+//!
+//! Landlock keeps a job from writing below any cgroup mount, so that it cannot leave its leaf, and from signalling
+//! whatever is outside the job; being in a domain of its own, it can trace and read nobody outside either. Seccomp
+//! refuses what reaches past that. Built once at the warden's start, put on by each leader as soon as it is born.
+//!
+//! Landlock knows no denial: what is beside the cgroup mounts is allowed, found by walking down to each. Effects: no
+//! job can mount anything (the kernel's rule for such domains); what is made directly in `/`, or in another
+//! directory on the way to a cgroup mount, after the start can only be read by jobs until the next start.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    Scope, make_bitflags,
+};
+use nix::errno::Errno;
+use rustix::fs::{FileType, Mode, OFlags};
+use seccompiler::BpfProgram;
+
+use super::super::sys;
+use super::filter;
+
+/// Most files and directories beside the cgroup mounts and on the way to them; a host has some fifty.
+const MAX_SIBLINGS: usize = 4096;
+
+/// What changes a file or the tree of groups. Moving between directories must be handled to be allowed at all.
+const CHANGES: BitFlags<AccessFs> = make_bitflags!(AccessFs::{WriteFile | MakeDir | RemoveDir | Refer});
+
+/// The confinement of every job, ready to be put on.
+#[derive(Debug)]
+pub(in super::super) struct Base {
+    ruleset: Option<OwnedFd>,
+    filter: Option<BpfProgram>,
+    lacks: Vec<String>,
+    seals_groups: bool,
+}
+
+impl Base {
+    /// Builds it, as far as this kernel can.
+    pub(in super::super) fn build() -> Self {
+        let mut base = Self { ruleset: None, filter: None, lacks: Vec::new(), seals_groups: false };
+        match filter::base() {
+            Ok(filter) => base.filter = Some(filter),
+            Err(why) => base.lacks.push(format!("no filter of system calls: {why}")),
+        }
+        let groups = fs::read_to_string("/proc/self/mountinfo").map(|text| mounts_of_groups(&text));
+        let siblings = groups.map_err(|e| e.to_string()).and_then(|groups| siblings_of(&groups));
+        match siblings.and_then(|beside| base.landlock(&beside)) {
+            Ok(ruleset) => {
+                base.ruleset = Some(ruleset);
+                base.seals_groups = true;
+            }
+            Err(why) => base.lacks.push(format!(
+                "no Landlock ({why}; Linux 5.19 has it, with \"landlock\" in its lsm= list): a job can signal and \
+                 trace processes of its own user, and leave its group if it may write there"
+            )),
+        }
+        base
+    }
+
+    fn landlock(&mut self, beside: &[PathBuf]) -> Result<OwnedFd, String> {
+        ruleset(beside, Scope::Signal | Scope::AbstractUnixSocket).or_else(|_| {
+            let ruleset = ruleset(beside, BitFlags::EMPTY)?;
+            self.lacks.push(
+                "Landlock without scopes (Linux 6.12 has them): a job can signal processes of its own user outside"
+                    .into(),
+            );
+            Ok(ruleset)
+        })
+    }
+
+    /// Whether a job cannot write any cgroup file, and so cannot leave its leaf.
+    #[expect(dead_code, reason = "the trial asks it before it promises tier A")]
+    pub(in super::super) const fn seals_groups(&self) -> bool {
+        self.seals_groups
+    }
+
+    /// What this kernel lacks of it, one sentence each.
+    pub(in super::super) fn lacks(&self) -> &[String] {
+        &self.lacks
+    }
+
+    /// The descriptor that [`Self::put_on`] needs; close-on-exec.
+    pub(in super::super) fn ruleset(&self) -> Option<BorrowedFd<'_>> {
+        self.ruleset.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Puts it on this process, for good: its children have it too. `ruleset` is [`Self::ruleset`], or a copy.
+    pub(in super::super) fn put_on(&self, ruleset: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        super::no_new_privileges()?;
+        if let Some(ruleset) = ruleset {
+            sys::restrict_self(ruleset)?;
+        }
+        self.filter.as_ref().map_or(Ok(()), filter::apply)
+    }
+}
+
+/// A ruleset that allows changes beneath these only.
+fn ruleset(beneath: &[PathBuf], scopes: BitFlags<Scope>) -> Result<OwnedFd, String> {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let ruleset = ruleset.handle_access(CHANGES).map_err(|e| e.to_string())?;
+    let ruleset = if scopes.is_empty() { Ok(ruleset) } else { ruleset.scope(scopes) };
+    let mut ruleset = ruleset.and_then(Ruleset::create).map_err(|e| e.to_string())?;
+    for path in beneath {
+        // What cannot be opened or ruled over (it went, it is a link) is not allowed, no more.
+        let Some((fd, access)) = open(path) else { continue };
+        ruleset = ruleset.add_rule(PathBeneath::new(fd, access)).map_err(|e| e.to_string())?;
+    }
+    Option::<OwnedFd>::from(ruleset).ok_or_else(|| "the kernel gave no ruleset".to_owned())
+}
+
+/// Opens without following or waiting: names only.
+fn open(path: &Path) -> Option<(OwnedFd, BitFlags<AccessFs>)> {
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&fd).ok()?.st_mode) {
+        FileType::Directory => Some((fd, CHANGES)),
+        FileType::Symlink => None,
+        _ => Some((fd, AccessFs::WriteFile.into())),
+    }
+}
+
+/// Everything that is neither a cgroup mount nor above one, as high up as possible.
+fn siblings_of(groups: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+    let (mut beside, mut above) = (Vec::new(), vec![PathBuf::from("/")]);
+    while let Some(directory) = above.pop() {
+        let entries = fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if groups.contains(&path) {
+                continue;
+            }
+            let list =
+                if groups.iter().any(|group| group.starts_with(&path)) { &mut above } else { &mut beside };
+            list.push(path);
+        }
+        if beside.len() + above.len() > MAX_SIBLINGS {
+            return Err(format!("more than {MAX_SIBLINGS} files beside the cgroup mounts"));
+        }
+    }
+    Ok(beside)
+}
+
+/// Where cgroup hierarchies of any kind are mounted, from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+fn mounts_of_groups(mountinfo: &str) -> Vec<PathBuf> {
+    let place = |line: &str| {
+        let (fields, kind) = line.split_once(" - ")?;
+        let of_groups = kind.starts_with("cgroup ") || kind.starts_with("cgroup2 ");
+        of_groups.then(|| fields.split(' ').nth(4).map(unescape)).flatten()
+    };
+    mountinfo.lines().filter_map(place).collect()
+}
+
+/// mountinfo writes blanks and backslashes in octal.
+fn unescape(text: &str) -> PathBuf {
+    let codes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    codes.iter().fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_groups_are_found_whatever_their_kind() {
+        let text = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+            41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n\
+            42 31 0:39 / /odd\\040place rw - cgroup cgroup rw,memory\n";
+        let found = mounts_of_groups(text);
+        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/unified"), PathBuf::from("/odd place")]);
+    }
+
+    #[test]
+    fn siblings_leave_out_what_leads_to_a_group() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["groups/a", "groups/b", "beside"] {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        let beside = siblings_of(&[root.path().join("groups/a")]).unwrap();
+        let is = |path: &str| beside.contains(&root.path().join(path));
+        assert!(is("beside") && is("groups/b") && !is("groups") && !is("groups/a"));
+        assert!(!beside.contains(&PathBuf::from("/")) && beside.contains(&PathBuf::from("/proc")));
+    }
+}

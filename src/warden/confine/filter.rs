@@ -1,0 +1,122 @@
+//! Seccomp filters: system calls that no job needs and that reach past its confinement.
+//!
+//! The filter of `base` refuses with EPERM what attacks the kernel or other processes of the same user. It is built once
+//! in the warden; a fork inherits it. A program of another architecture than this one's (32-bit on a 64-bit host) is killed at its first
+//! system call, because the numbers mean something else there.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use nix::libc;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// Refused whatever their arguments.
+const REFUSED: [i64; 18] = [
+    // Work done by kernel threads, past this very filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // Code in the kernel, or another kernel.
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_bpf,
+    // Where exploits of the kernel begin; no ordinary program needs them.
+    libc::SYS_userfaultfd,
+    libc::SYS_perf_event_open,
+    // Keys are kept by user, not by job.
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    // Files by number, past the directories that lead to them.
+    libc::SYS_open_by_handle_at,
+    // The host's own affairs.
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+];
+
+/// Refused on the calls of x86's x32, whose numbers carry this bit, and where they differ.
+#[cfg(target_arch = "x86_64")]
+const X32: i64 = 0x4000_0000;
+/// `ioctl` and `kexec_load` of x32.
+#[cfg(target_arch = "x86_64")]
+const X32_OWN: [(i64, i64); 2] = [(libc::SYS_ioctl, 514), (libc::SYS_kexec_load, 528)];
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filter of `base`.
+pub(super) fn base() -> Result<BpfProgram, String> {
+    let mut rules: Rules = REFUSED.iter().map(|number| (*number, Vec::new())).collect();
+    // A user may change limits and priorities of all his processes: the gateway may be one of them. Only one's own
+    // (0) may be changed; limits of others may be read.
+    let other = || (0, Width::Dword, Is::Ne, 0);
+    rules.insert(libc::SYS_prlimit64, vec![rule(&[other(), (2, Width::Qword, Is::Ne, 0)])?]);
+    for call in [libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr] {
+        rules.insert(call, vec![rule(&[other()])?]);
+    }
+    for (call, whole_user) in [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)] {
+        let user = rule(&[(0, Width::Dword, Is::Eq, whole_user)])?;
+        rules.insert(call, vec![rule(&[(1, Width::Dword, Is::Ne, 0)])?, user]);
+    }
+    // Typing into a terminal on behalf of its user, and the console's selection.
+    let ioctls = [libc::TIOCSTI, libc::TIOCLINUX];
+    let ioctls = ioctls.map(|request| rule(&[(1, Width::Dword, Is::Eq, request)]));
+    rules.insert(libc::SYS_ioctl, ioctls.into_iter().collect::<Result<_, _>>()?);
+    program(rules)
+}
+
+/// Puts a filter on this process, for good. Needs no_new_privs.
+pub(super) fn apply(program: &BpfProgram) -> Result<(), Errno> {
+    use seccompiler::Error;
+    seccompiler::apply_filter(program).map_err(|error| match error {
+        Error::Seccomp(e) | Error::Prctl(e) => e.raw_os_error().map_or(Errno::EIO, Errno::from_raw),
+        Error::Backend(_) | Error::EmptyFilter | Error::ThreadSync(_) => Errno::EINVAL,
+    })
+}
+
+/// Matches when all conditions (argument, width, comparison, value) hold.
+fn rule(conditions: &[(u8, Width, Is, u64)]) -> Result<SeccompRule, String> {
+    let condition = |(argument, width, is, value): &(u8, Width, Is, u64)| {
+        SeccompCondition::new(*argument, width.clone(), is.clone(), *value)
+    };
+    let conditions = conditions.iter().map(condition).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    SeccompRule::new(conditions).map_err(|e| e.to_string())
+}
+
+fn program(rules: Rules) -> Result<BpfProgram, String> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| e.to_string())?;
+    let refuse = SeccompAction::Errno(Errno::EPERM as u32);
+    let filter = SeccompFilter::new(with_x32(rules), SeccompAction::Allow, refuse, arch);
+    filter.and_then(BpfProgram::try_from).map_err(|e| e.to_string())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn with_x32(mut rules: Rules) -> Rules {
+    let mut doubles: Rules = rules.iter().map(|(number, rules)| (number | X32, rules.clone())).collect();
+    for (number, own) in X32_OWN {
+        doubles.extend(rules.get(&number).map(|rules| (own | X32, rules.clone())));
+    }
+    rules.append(&mut doubles);
+    rules
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn with_x32(rules: Rules) -> Rules {
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_compiles_and_fits() {
+        assert!((5..1000).contains(&base().unwrap().len()));
+    }
+}

@@ -1,0 +1,235 @@
+//! What a hostile job tries against everybody else: the attacker is this test binary, run as a job.
+
+use std::io::Write as _;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+use super::*;
+
+/// What the attacker is told: the numbers of its victims, and a socket.
+const TARGETS: &str = "EXECGATE_ATTACK";
+
+/// Starts this binary as a job that runs one ignored test of this file.
+async fn start_self(warden: &Warden, prepare: Prepare, test: &str, tell: &str) -> (Running, PipeEnds) {
+    let exe = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
+    let test = format!("warden_room::confining::{test}");
+    let job = prepare.job;
+    let prepared = warden.prepare(Prepare { program: exe.clone(), ..prepare }).await.unwrap();
+    let (stdio, ends) = Stdio::pipes(false).unwrap();
+    let argv = [&exe, "--exact", &test, "--ignored", "--nocapture", "--test-threads=1"];
+    let mut command = command(job, &argv, None);
+    command.env.insert(TARGETS.to_owned(), tell.to_owned());
+    let cleared = cleared(&prepared, command);
+    (prepared.release(&cleared, stdio, &JobLimits::default()).await.unwrap(), ends)
+}
+
+/// Says loudly when this kernel cannot show what the test is about.
+fn has_landlock(warden: &Warden) -> bool {
+    let lacks = warden.containment().notes.iter().find(|note| note.contains("Landlock"));
+    if let Some(note) = lacks {
+        eprintln!("NOTE: not shown on this host: {note}");
+    }
+    lacks.is_none()
+}
+
+async fn attack() {
+    let warden = launch(None).await;
+    if !has_landlock(&warden) {
+        return;
+    }
+    let name = format!("execgate-test-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let (victim, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
+    let tell = format!("{} {} {} {name}", std::process::id(), warden.pid(), victim.pid());
+    let (attacker, ends) = start_self(&warden, wanted(job_id(), ""), "attacker", &tell).await;
+    let said = output(ends.stdout).await;
+    attacker.emptied().await;
+    let attempts: Vec<_> = said.lines().filter_map(|line| line.split_once("attempt ").map(|l| l.1)).collect();
+    assert!(attempts.len() > 30, "{said}");
+    // CAP_PERFMON reads any process, whatever Landlock says: jobs as root are promised nothing here.
+    let by_capability = |a: &str| is_root() && READS.iter().any(|read| a.starts_with(read));
+    let refused = |a: &str| a.ends_with("EPERM") || a.ends_with("EACCES");
+    let succeeded: Vec<_> = attempts.iter().filter(|a| !refused(a) && !by_capability(a)).collect();
+    assert!(succeeded.is_empty(), "{succeeded:#?}");
+    assert!(victim.exited_is_pending(), "the victim lives");
+    assert!(warden.probe().await.is_ok());
+    victim.kill();
+    victim.emptied().await;
+}
+
+/// What a capability lets root read.
+const READS: [&str; 3] = ["environ", "maps", "auxv"];
+
+#[tokio::test]
+async fn a_hostile_job_of_the_same_user_reaches_nobody_outside() {
+    attack().await;
+}
+
+#[tokio::test]
+#[ignore = "started by a_hostile_job_of_the_same_ordinary_user_reaches_nobody_outside"]
+async fn attack_child() {
+    attack().await;
+    println!("alone=passed");
+}
+
+#[test]
+fn a_hostile_job_of_the_same_ordinary_user_reaches_nobody_outside() {
+    if !is_root() {
+        return;
+    }
+    let mut child = Program::new("setpriv");
+    child.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    child.arg(std::env::current_exe().unwrap());
+    alone("confining::attack_child", child);
+}
+
+/// What could be asked of a job without waiting.
+trait Pending {
+    fn exited_is_pending(&self) -> bool;
+}
+
+impl Pending for Running {
+    fn exited_is_pending(&self) -> bool {
+        futures_util::FutureExt::now_or_never(self.exited()).is_none()
+    }
+}
+
+/// One system call, by number.
+#[allow(unsafe_code, reason = "attackers do not use libraries")]
+fn raw(number: i64, [a, b, c, d, e]: [i64; 5]) -> Result<(), Errno> {
+    // SAFETY: every caller passes numbers, null, or pointers to values that outlive the call; all are refused.
+    Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, 0_i64) }).map(drop)
+}
+
+fn attempt(what: &str, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => println!("attempt {what}: SUCCESS"),
+        Err(errno) => println!("attempt {what}: {errno:?}"),
+    }
+}
+
+fn io(result: std::io::Result<()>) -> Result<(), Errno> {
+    result.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+}
+
+fn read_some(path: &str) -> Result<(), Errno> {
+    io(fs::File::open(path).and_then(|mut file| file.read_exact(&mut [0; 1])))
+}
+
+fn write_to(path: &std::path::Path, text: &str) -> Result<(), Errno> {
+    io(fs::File::options().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes())))
+}
+
+#[test]
+#[ignore = "run as a job by a_hostile_job_of_the_same_user_reaches_nobody_outside"]
+fn attacker() {
+    let told = std::env::var(TARGETS).unwrap();
+    let told: Vec<&str> = told.split(' ').collect();
+    println!();
+    for (name, pid) in ["gateway", "warden", "job"].iter().zip(&told) {
+        attack_process(name, pid.parse().unwrap());
+    }
+    let address = SocketAddr::from_abstract_name(told[3]).unwrap();
+    attempt("connect abstract", io(UnixStream::connect_addr(&address).map(drop)));
+    attack_groups();
+    attack_kernel();
+}
+
+fn attack_process(name: &str, pid: i64) {
+    let say = |what: &str, result| attempt(&format!("{what} {name}"), result);
+    say("kill", raw(libc::SYS_kill, [pid, 9, 0, 0, 0]));
+    say("stop", raw(libc::SYS_kill, [pid, 19, 0, 0, 0]));
+    say("look for", raw(libc::SYS_kill, [pid, 0, 0, 0, 0]));
+    say("tgkill", raw(libc::SYS_tgkill, [pid, pid, 9, 0, 0]));
+    say("seize", raw(libc::SYS_ptrace, [0x4206, pid, 0, 0, 0]));
+    say("attach", raw(libc::SYS_ptrace, [16, pid, 0, 0, 0]));
+    if let Some(number) = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap())
+        && let Ok(pidfd) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
+    {
+        let fd = i64::from(std::os::fd::AsRawFd::as_raw_fd(&pidfd));
+        say("pidfd signal", raw(libc::SYS_pidfd_send_signal, [fd, 9, 0, 0, 0]));
+        say("pidfd getfd", raw(libc::SYS_pidfd_getfd, [fd, 1, 0, 0, 0]));
+    }
+    let (mut byte, limit) = ([0_u8; 8], [1_u64, 1]);
+    let mut local = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    let local = &raw mut local as i64;
+    say("read memory", raw(libc::SYS_process_vm_readv, [pid, local, 1, local, 1]));
+    say("limit", raw(libc::SYS_prlimit64, [pid, i64::from(libc::RLIMIT_CPU), limit.as_ptr() as i64, 0, 0]));
+    say("renice", raw(libc::SYS_setpriority, [0, pid, 19, 0, 0]));
+    say("idle", raw(libc::SYS_sched_setscheduler, [pid, 5, [0_i32; 1].as_ptr() as i64, 0, 0]));
+    for file in ["mem", "environ", "maps", "auxv"] {
+        say(file, read_some(&format!("/proc/{pid}/{file}")));
+    }
+    for link in ["fd/0", "cwd", "exe", "root"] {
+        say(link, io(fs::read_link(format!("/proc/{pid}/{link}")).map(drop)));
+    }
+}
+
+fn attack_groups() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts.lines().filter(|l| l.contains(" - cgroup ") || l.contains(" - cgroup2 "));
+    for mount in mounts.filter_map(|line| line.split(' ').nth(4)) {
+        let mount = std::path::Path::new(mount);
+        attempt(&format!("leave to {}", mount.display()), write_to(&mount.join("cgroup.procs"), "0"));
+        let made = mount.join(format!("attack-{}", std::process::id()));
+        attempt(&format!("make {}", made.display()), io(fs::create_dir(&made)));
+        let _ = fs::remove_dir(&made);
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
+    for mount in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
+        let leaf = std::path::Path::new(mount).join(&own);
+        if !own.is_empty() && leaf.join("cgroup.procs").exists() {
+            for (file, text) in [("cgroup.freeze", "0"), ("cgroup.kill", "1"), ("cgroup.max.depth", "max")] {
+                attempt(&format!("write own {file}"), write_to(&leaf.join(file), text));
+            }
+            attempt("leave upwards", write_to(&leaf.parent().unwrap().join("cgroup.procs"), "0"));
+            attempt("make below", io(fs::create_dir(leaf.join("below"))));
+        }
+    }
+}
+
+fn attack_kernel() {
+    let calls = [
+        ("io_uring", libc::SYS_io_uring_setup),
+        ("kexec", libc::SYS_kexec_load),
+        ("module", libc::SYS_init_module),
+        ("bpf", libc::SYS_bpf),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("perf", libc::SYS_perf_event_open),
+        ("keyctl", libc::SYS_keyctl),
+        ("add_key", libc::SYS_add_key),
+        ("by handle", libc::SYS_open_by_handle_at),
+    ];
+    for (name, number) in calls {
+        attempt(name, raw(number, [0; 5]));
+    }
+    attempt("type into a terminal", raw(libc::SYS_ioctl, [0, libc::TIOCSTI as i64, 0, 0, 0]));
+    attempt("renice the user", raw(libc::SYS_setpriority, [2, 0, 19, 0, 0]));
+    let (kind, place) = (c"tmpfs".as_ptr() as i64, c"/tmp".as_ptr() as i64);
+    attempt("mount", raw(libc::SYS_mount, [kind, place, kind, 0, 0]));
+}
+
+#[tokio::test]
+async fn a_job_cannot_mount_even_in_a_user_namespace_of_its_own() {
+    let warden = launch(None).await;
+    if !has_landlock(&warden) {
+        return;
+    }
+    let script = "unshare --user --map-root-user --mount mount -t tmpfs none /tmp 2>&1; echo code=$?";
+    let (_running, ends) = start(&warden, job_id(), &["sh", "-c", script]).await;
+    let said = output(ends.stdout).await;
+    assert!(said.contains("code=") && !said.contains("code=0"), "{said}");
+}
+
+#[tokio::test]
+async fn what_ordinary_programs_do_still_works() {
+    let warden = launch(None).await;
+    // Files everywhere, moves between directories, signals and traces within the job, priorities of one's own.
+    let script = "set -e; d=$(mktemp -d); cd $d; mkdir a b; echo x >a/f; mv a/f b/g; ln b/g a/h; cat a/h; rm -r a b; \
+        cd /; rmdir $d; sleep 1000 & kill $!; wait $! || true; nice -n 3 true; echo done >/dev/null; \
+        (ulimit -n 64; ulimit -n); cat /proc/$$/environ >/dev/null; kill -0 $$; echo fine";
+    let (_running, ends) = start(&warden, job_id(), &["sh", "-c", script]).await;
+    let (said, errors) = (output(ends.stdout).await, output(ends.stderr).await);
+    assert_eq!(said, "x\n64\nfine\n", "{errors}");
+}
