@@ -12,7 +12,7 @@ use axum::extract::connect_info::ConnectInfo;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,23 +75,27 @@ impl Bound {
                 continue;
             };
             let (router, settings) = (router.clone(), settings.clone());
-            tracker.spawn(async move {
-                converse(socket, peer, router, &settings).await;
-                drop(place);
-            });
+            let place = Place(Arc::new(place));
+            tracker.spawn(async move { converse(socket, peer, router, &settings, place).await });
         }
     }
 }
 
+/// A connection's place among all of them. Handed to whoever goes on with the socket after an upgrade.
+#[derive(Debug, Clone)]
+pub(super) struct Place(#[expect(dead_code, reason = "it counts by being held")] Arc<OwnedSemaphorePermit>);
+
 /// Speaks HTTP with one peer until it is upgraded, done or late.
-async fn converse(socket: TcpStream, peer: SocketAddr, router: Router, settings: &Settings) {
+async fn converse(socket: TcpStream, peer: SocketAddr, router: Router, settings: &Settings, place: Place) {
     if timeout(settings.first_byte, socket.readable()).await.is_err() {
         return;
     }
     // The two options make things quicker; a peer that is gone already makes them fail, and the next step says so.
     let _ = socket.set_nodelay(true);
     let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SndBuf, &settings.send_buffer);
-    let service = TowerToHyperService::new(router.layer(axum::Extension(ConnectInfo(peer))));
+    let service = TowerToHyperService::new(
+        router.layer(axum::Extension(ConnectInfo(peer))).layer(axum::Extension(place)),
+    );
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.headers)

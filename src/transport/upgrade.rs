@@ -13,6 +13,7 @@ use crate::session::Caller;
 
 use super::auth;
 use super::connection::{self, Plane};
+use super::listener::Place;
 use super::router::{Gateway, text};
 
 /// JSON-RPC in text frames, stream data in binary frames.
@@ -30,6 +31,7 @@ pub(super) async fn ws(
     State(gateway): State<Gateway>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(place): Extension<Place>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -65,7 +67,10 @@ pub(super) async fn ws(
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(WRITE_BUFFER + 2 * frames)
-        .on_upgrade(move |socket| connection::run(Arc::new(gateway), caller, plane, socket))
+        .on_upgrade(move |socket| async move {
+            connection::run(Arc::new(gateway), caller, plane, socket).await;
+            drop(place);
+        })
 }
 
 /// The best subprotocol of those offered; `None` when only unknown ones are.
