@@ -46,7 +46,17 @@ enum Place {
     Session(SessionId),
 }
 
-type Counts = HashMap<(Place, Counted), u32>;
+type Counts = HashMap<(Place, Counted), Count>;
+
+/// How many there are in one place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    /// Slots alive.
+    held: u32,
+    /// Of these, the ones that policy's claims have granted: a slot whose review is under way must not stand in the way of
+    /// another's claims, or of two that race for one place both would be refused.
+    granted: u32,
+}
 
 /// Every count of the server. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +72,7 @@ pub struct Slot {
     counts: Arc<Mutex<Counts>>,
     places: Vec<Place>,
     what: Counted,
+    granted: bool,
 }
 
 impl Slots {
@@ -72,19 +83,19 @@ impl Slots {
     pub fn claim(&self, holder: &Holder, what: Counted, claims: &[Claim]) -> Result<Slot, LimitExceeded> {
         let places = places(holder);
         let mut counts = lock(&self.counts);
-        check(&counts, &places, what, claims, 1)?;
+        check(&counts, &places, what, claims, |count| count.held)?;
         for place in &places {
-            *counts.entry((place.clone(), what)).or_default() += 1;
+            counts.entry((place.clone(), what)).or_default().held += 1;
         }
         drop(counts);
-        Ok(Slot { counts: self.counts.clone(), places, what })
+        Ok(Slot { counts: self.counts.clone(), places, what, granted: false })
     }
 
     /// What is in use around `holder`.
     pub fn usage(&self, holder: &Holder) -> UsageCounts {
         let counts = lock(&self.counts);
         let count = |place: Place| {
-            let of = |what| counts.get(&(place.clone(), what)).copied().unwrap_or(0);
+            let of = |what| counts.get(&(place.clone(), what)).map_or(0, |count| count.held);
             (of(Counted::Sessions), of(Counted::Jobs))
         };
         UsageCounts {
@@ -97,12 +108,23 @@ impl Slots {
 }
 
 impl Slot {
-    /// Holds the slot to further claims, counting itself. Claims on what it is not counted in are ignored.
+    /// Grants the slot under further claims, all of them or none: they count this slot and those that were granted before
+    /// it. Claims on what it is not counted in are ignored.
     ///
     /// # Errors
-    /// The first claim that is exceeded; the slot stays as it is.
-    pub fn tighten(&self, claims: &[Claim]) -> Result<(), LimitExceeded> {
-        check(&lock(&self.counts), &self.places, self.what, claims, 0)
+    /// The first claim that does not allow one more; the slot stays as it is.
+    pub fn grant(&mut self, claims: &[Claim]) -> Result<(), LimitExceeded> {
+        let mut counts = lock(&self.counts);
+        if self.granted {
+            return Ok(());
+        }
+        check(&counts, &self.places, self.what, claims, |count| count.granted)?;
+        for place in &self.places {
+            counts.entry((place.clone(), self.what)).or_default().granted += 1;
+        }
+        drop(counts);
+        self.granted = true;
+        Ok(())
     }
 }
 
@@ -111,9 +133,11 @@ impl Drop for Slot {
         let mut counts = lock(&self.counts);
         for place in self.places.drain(..) {
             if let Entry::Occupied(mut entry) = counts.entry((place, self.what)) {
-                match *entry.get() {
-                    0 | 1 => drop(entry.remove()),
-                    more => *entry.get_mut() = more - 1,
+                let count = entry.get_mut();
+                count.held = count.held.saturating_sub(1);
+                count.granted = count.granted.saturating_sub(u32::from(self.granted));
+                if count.held == 0 {
+                    entry.remove();
                 }
             }
         }
@@ -125,12 +149,11 @@ fn check(
     places: &[Place],
     what: Counted,
     claims: &[Claim],
-    more: u32,
+    counted: impl Fn(&Count) -> u32,
 ) -> Result<(), LimitExceeded> {
     for claim in claims.iter().filter(|claim| claim.what == what) {
         let Some(place) = places.iter().find(|place| is_in(place, &claim.scope)) else { continue };
-        let now = counts.get(&(place.clone(), what)).copied().unwrap_or(0);
-        if now.saturating_add(more) > claim.max {
+        if counts.get(&(place.clone(), what)).map_or(0, &counted) >= claim.max {
             return Err(LimitExceeded { limit: limit(claim), value: claim.max.into() });
         }
     }
@@ -234,11 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn tightening_counts_the_slot_itself() {
+    fn of_two_under_review_for_one_place_exactly_one_is_granted() {
         let slots = Slots::default();
-        let slot = slots.claim(&holder("a"), Counted::Sessions, &[]).unwrap();
-        assert!(slot.tighten(&[most(Scope::Subject, 1)]).is_ok());
-        let second = slots.claim(&holder("a"), Counted::Sessions, &[]).unwrap();
-        assert!(second.tighten(&[most(Scope::Subject, 1)]).is_err());
+        let [mut first, mut second] =
+            [(), ()].map(|()| slots.claim(&holder("a"), Counted::Sessions, &[]).unwrap());
+        assert!(first.grant(&[most(Scope::Subject, 1)]).is_ok());
+        assert!(second.grant(&[most(Scope::Subject, 1)]).is_err());
+        drop(first);
+        assert!(second.grant(&[most(Scope::Subject, 1)]).is_ok());
+        drop(second);
+        assert!(slots.counts.lock().unwrap().is_empty());
     }
 }

@@ -121,14 +121,14 @@ async fn open(
 ) -> Result<Arc<Session>, Failure> {
     core.admitting()?;
     let id = SessionId::from_bits(random_bits()?);
-    let slot = core.rooms.slots.claim(
+    let mut slot = core.rooms.slots.claim(
         &holder(&caller.principal, Some(id)),
         Counted::Sessions,
         &[Claim { scope: Scope::Server, what: Counted::Sessions, max: core.settings.max_sessions }],
     )?;
     review::charge(core, caller, "session.open", None).await?;
     let cleared = admit(core, caller, id, &request).await?;
-    slot.tighten(&cleared.terms().claims)?;
+    slot.grant(&cleared.terms().claims)?;
     let grant = cleared.value().clone();
     let for_jobs = cleared.terms().claims.iter().filter(|claim| claim.what == Counted::Jobs);
     let card = Card {

@@ -140,7 +140,7 @@ impl Start<'_> {
     async fn clear(&self) -> Result<Ready, Failure> {
         self.core.admitting()?;
         self.ring_bytes()?;
-        let slot = self.slot()?;
+        let mut slot = self.slot()?;
         self.core.rooms.breaker.admit()?;
         let program = self.request.argv.first().map(String::as_str);
         review::charge(self.core, self.caller, "job.start", program).await?;
@@ -157,7 +157,7 @@ impl Start<'_> {
             labels: review::labels(&self.session.labels, &self.request.labels),
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
-        slot.tighten(&cleared.terms().claims)?;
+        slot.grant(&cleared.terms().claims)?;
         Ok(Ready { id, cleared, prepared, slot })
     }
 
