@@ -1,9 +1,11 @@
 //! The command line: one command a file. Human output to a terminal, `--json` for programs, documented exit codes.
 //!
 //! Exit codes: what the job's own was for `exec`, 128 + n when signal n ended it; else 0 done, 1 failed, 2 wrong usage, 69 the
-//! gateway is not reachable, 75 try again later, 77 refused (sysexits.h).
+//! gateway is not reachable, 75 try again later, 77 refused (sysexits.h), 126 the program cannot be executed, 127 there is no
+//! such program (as shells say it).
 
 mod args;
+mod attach;
 mod client;
 mod config;
 mod doctor;
@@ -18,7 +20,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use args::{Arguments, Command};
 use output::Trouble;
@@ -29,6 +31,8 @@ pub fn run() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Exec(exec) => exec::run(&exec),
+        Command::Shell(shell) => exec::shell(&shell),
+        Command::Attach(attach) => attach::run(&attach),
         Command::Ps(ps) => jobs::ps(&ps),
         Command::Kill(kill) => jobs::kill(&kill),
         Command::Pause(job) => jobs::pause(&job, "job.pause"),
@@ -37,6 +41,10 @@ pub fn run() -> ExitCode {
         Command::Policy(command) => policy::run(&command),
         Command::Audit(command) => policy::audit(&command),
         Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "execgate", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
     };
     outcome.unwrap_or_else(|trouble: Trouble| trouble.report())
 }

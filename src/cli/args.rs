@@ -11,8 +11,9 @@ use clap::{Args, Parser, Subcommand};
     name = "execgate",
     version,
     about = "A gateway that runs commands for other people's programs and users",
-    after_help = "Exit codes: exec passes on the command's code, and 128 + n when signal n ended it. Else: 0 done, 1 failed, \
-                  2 wrong usage, 69 gateway not reachable, 75 try again later, 77 refused."
+    after_help = "Exit codes: exec, shell and attach pass on the command's code, and 128 + n when signal n ended it. Else: 0 done, \
+                  1 failed, 2 wrong usage, 69 gateway not reachable, 75 try again later, 77 refused, 126 the program cannot be \
+                  executed, 127 there is no such program."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -25,6 +26,10 @@ pub(super) enum Command {
     Serve(Serve),
     /// Run a command through a gateway; its exit code is the command's
     Exec(Exec),
+    /// Open an interactive shell through a gateway
+    Shell(Shell),
+    /// Follow a running job; write to it when its session is yours and free
+    Attach(Attach),
     /// List jobs
     Ps(Ps),
     /// End a job and everything it started
@@ -44,6 +49,11 @@ pub(super) enum Command {
     Audit(AuditCommand),
     /// Say what this host can promise, and why not more
     Doctor(Doctor),
+    /// Print completions for a shell: execgate completions bash > /etc/bash_completion.d/execgate
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where configuration comes from.
@@ -99,6 +109,34 @@ pub(super) struct Exec {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Shell {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Run it through a gateway within this process; no server is needed
+    #[arg(long, conflicts_with_all = ["url", "token_file"])]
+    pub(super) local: bool,
+    /// Working directory
+    #[arg(short = 'C', long, value_name = "DIRECTORY")]
+    pub(super) cwd: Option<String>,
+    /// Which shell [default: bash, else sh]
+    pub(super) program: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Attach {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Take the session over from the connection that owns it
+    #[arg(long, conflicts_with = "observe")]
+    pub(super) takeover: bool,
+    /// Only look, whoever owns it
+    #[arg(long)]
+    pub(super) observe: bool,
+    /// The job's id, as `ps` shows it
+    pub(super) job: String,
 }
 
 #[derive(Debug, Args)]

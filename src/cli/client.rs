@@ -1,6 +1,7 @@
 //! A WebSocket client of the gateway: JSON-RPC in text frames, stream data in binary ones.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -12,6 +13,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::output::Trouble;
 use super::target::Target;
+
+/// How long the last frame may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What the gateway sends.
 #[derive(Debug)]
@@ -62,6 +66,12 @@ impl Client {
     /// Sends a binary frame.
     pub(super) async fn frame(&mut self, frame: Vec<u8>) -> Result<(), Trouble> {
         self.put(Message::binary(frame)).await
+    }
+
+    /// Takes leave, so that the gateway need not wonder what became of us.
+    pub(super) async fn close(&mut self) {
+        // A gateway that is gone, or does not answer, is left all the same.
+        let _ = tokio::time::timeout(GOODBYE, self.socket.close(None)).await;
     }
 
     async fn put(&mut self, message: Message) -> Result<(), Trouble> {
@@ -165,6 +175,11 @@ pub(super) fn refusal(error: &Value) -> Trouble {
     lines.extend(text("/data/decision").map(|decision| format!("  decision: {decision}")));
     let message = lines.join("\n");
     match text("/data/kind") {
+        Some("spawn_failed") if text("/data/stage") == Some("exec") => match text("/data/errno") {
+            Some("ENOENT") => Trouble::no_such_program(message),
+            Some("EACCES" | "ENOEXEC") => Trouble::not_executable(message),
+            Some(_) | None => Trouble::failed(message),
+        },
         Some("policy_denied" | "policy_failed" | "forbidden" | "unauthenticated") => {
             Trouble::refused(message)
         }

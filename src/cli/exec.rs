@@ -21,58 +21,97 @@ use super::target::Target;
 use super::{local, serve, terminal};
 
 /// Bytes of each stream that may be under way.
-const WINDOW: u32 = 1 << 20;
+pub(super) const WINDOW: u32 = 1 << 20;
 /// Bytes of stdin read at once.
 const CHUNK: usize = 16 * 1024;
 /// A second interrupt within this time kills.
 const IMPATIENT: Duration = Duration::from_secs(1);
 
+/// What to run, and how.
+struct Order<'a> {
+    /// Programs to try, the first that is there wins.
+    alternatives: Vec<Vec<String>>,
+    env: &'a [(String, String)],
+    cwd: Option<&'a str>,
+    timeout: Option<Duration>,
+    pty: bool,
+}
+
+/// `exec`
 pub(super) fn run(args: &args::Exec) -> Result<ExitCode, Trouble> {
-    let runtime = serve::runtime()?;
-    let outcome = runtime.block_on(async {
-        if args.local {
-            let gateway = local::start().await?;
-            let outcome = through(args, &gateway.target).await;
-            gateway.end().await;
-            outcome
-        } else {
-            through(args, &Target::find(&args.target)?).await
+    let order = Order {
+        alternatives: vec![args.argv.clone()],
+        env: &args.env,
+        cwd: args.cwd.as_deref(),
+        timeout: args.timeout,
+        pty: args.pty,
+    };
+    anywhere(&order, args.local, &args.target)
+}
+
+/// `shell`
+pub(super) fn shell(args: &args::Shell) -> Result<ExitCode, Trouble> {
+    let alternatives = match &args.program {
+        Some(program) => vec![vec![program.clone()]],
+        None => ["bash", "sh"].map(|name| vec![name.to_owned()]).to_vec(),
+    };
+    let order = Order { alternatives, env: &[], cwd: args.cwd.as_deref(), timeout: None, pty: true };
+    anywhere(&order, args.local, &args.target)
+}
+
+fn anywhere(order: &Order<'_>, here: bool, target: &args::Target) -> Result<ExitCode, Trouble> {
+    with_runtime(async {
+        if !here {
+            return through(order, &Target::find(target)?).await;
         }
-    });
+        let gateway = local::start().await?;
+        let outcome = through(order, &gateway.target).await;
+        gateway.end().await;
+        outcome
+    })
+}
+
+/// Runs to the outcome, whatever still reads our standard input.
+pub(super) fn with_runtime(
+    work: impl Future<Output = Result<ExitCode, Trouble>>,
+) -> Result<ExitCode, Trouble> {
+    let runtime = serve::runtime()?;
+    let outcome = runtime.block_on(work);
     // A read of our standard input that is under way must not keep us.
     runtime.shutdown_background();
     outcome
 }
 
-async fn through(args: &args::Exec, target: &Target) -> Result<ExitCode, Trouble> {
+async fn through(order: &Order<'_>, target: &Target) -> Result<ExitCode, Trouble> {
     let mut client = Client::connect(target).await?;
-    let started = client.call("job.start", params(args)).await?;
-    let job = started.get("job").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let channel = started
-        .get("channel")
-        .and_then(Value::as_u64)
-        .and_then(|c| u32::try_from(c).ok())
-        .unwrap_or_default();
-    let raw = args.pty.then(terminal::Raw::enter).flatten();
-    let mut exec =
-        Exec { client, job, channel, credit: None, sent: 0, ended: false, exit: None, interrupted: None };
-    let outcome = exec.attend(args.pty).await;
-    drop(raw);
-    outcome
+    let started = start(order, &mut client).await?;
+    let follow = Follow::of(client, &started, true);
+    follow.until_closed(order.pty).await
 }
 
-fn params(args: &args::Exec) -> Value {
+async fn start(order: &Order<'_>, client: &mut Client) -> Result<Value, Trouble> {
+    let mut alternatives = order.alternatives.iter().peekable();
+    while let Some(argv) = alternatives.next() {
+        match client.call("job.start", params(order, argv)).await {
+            Err(trouble) if trouble.is_no_such_program() && alternatives.peek().is_some() => {}
+            started => return started,
+        }
+    }
+    Err(Trouble::usage("nothing to run"))
+}
+
+fn params(order: &Order<'_>, argv: &[String]) -> Value {
     let env: serde_json::Map<_, _> =
-        args.env.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect();
-    let mut params = json!({"argv": args.argv, "env": env, "stdin": "pipe", "window": WINDOW});
+        order.env.iter().map(|(k, v)| (k.clone(), Value::String(v.clone()))).collect();
+    let mut params = json!({"argv": argv, "env": env, "stdin": "pipe", "window": WINDOW});
     let Value::Object(map) = &mut params else { return params };
-    if let Some(cwd) = &args.cwd {
+    if let Some(cwd) = order.cwd {
         map.insert("cwd".to_owned(), json!(cwd));
     }
-    if let Some(timeout) = args.timeout {
+    if let Some(timeout) = order.timeout {
         map.insert("timeout_ms".to_owned(), json!(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)));
     }
-    if args.pty {
+    if order.pty {
         let (rows, cols) = terminal::size();
         let term = Environment::of_process().get("TERM").unwrap_or("xterm-256color").to_owned();
         map.insert("pty".to_owned(), json!({"rows": rows, "cols": cols, "term": term}));
@@ -124,7 +163,8 @@ impl Signals {
     }
 }
 
-struct Exec {
+/// A job that is followed to its end.
+pub(super) struct Follow {
     client: Client,
     job: String,
     channel: u32,
@@ -133,11 +173,39 @@ struct Exec {
     sent: u64,
     /// The end of stdin was sent.
     ended: bool,
+    /// The job is ours to write to and to signal.
+    writes: bool,
     exit: Option<ExitCode>,
     interrupted: Option<Instant>,
 }
 
-impl Exec {
+impl Follow {
+    /// Follows what `started` answers: its job, on its channel. Only who owns the session may write.
+    pub(super) fn of(client: Client, started: &Value, writes: bool) -> Self {
+        let job = started.get("job").or_else(|| started.pointer("/status/job"));
+        let channel = started.get("channel").and_then(Value::as_u64).and_then(|c| u32::try_from(c).ok());
+        Self {
+            client,
+            job: job.and_then(Value::as_str).unwrap_or_default().to_owned(),
+            channel: channel.unwrap_or_default(),
+            credit: None,
+            sent: 0,
+            ended: !writes,
+            writes,
+            exit: None,
+            interrupted: None,
+        }
+    }
+
+    /// Passes everything on, both ways, until the job is closed; then takes leave of the gateway.
+    pub(super) async fn until_closed(mut self, pty: bool) -> Result<ExitCode, Trouble> {
+        let raw = (pty && self.writes).then(terminal::Raw::enter).flatten();
+        let outcome = self.attend(pty && self.writes).await;
+        drop(raw);
+        self.client.close().await;
+        outcome
+    }
+
     async fn attend(&mut self, pty: bool) -> Result<ExitCode, Trouble> {
         let deaf = |e: io::Error| Trouble::failed(format!("signals cannot be waited for: {e}"));
         let mut signals = Signals::new().map_err(deaf)?;
@@ -213,6 +281,9 @@ impl Exec {
                 let written = write_out(stream == crate::domain::StreamName::Stderr, data);
                 if written.is_err() {
                     // Whoever read our output is gone, so the command has nobody to write for.
+                    if !self.writes {
+                        return Err(Trouble::failed("standard output is closed; the job runs on"));
+                    }
                     self.client.send("job.kill", json!({"job": self.job})).await?;
                 }
                 let consumed = offset + data.len() as u64;
@@ -223,6 +294,8 @@ impl Exec {
                 Ok(())
             }
             frame::ServerFrame::Credit { offset, free } => {
+                // An attached job may have been written to before.
+                self.sent = if self.credit.is_none() { offset } else { self.sent };
                 self.credit = Some(offset + free);
                 Ok(())
             }
@@ -230,6 +303,9 @@ impl Exec {
     }
 
     async fn pass_on(&mut self, name: &'static str) -> Result<(), Trouble> {
+        if !self.writes {
+            return Err(Trouble::failed("no longer looking; the job runs on"));
+        }
         let impatient = name == "SIGINT" && self.interrupted.is_some_and(|at| at.elapsed() < IMPATIENT);
         self.interrupted = (name == "SIGINT").then(Instant::now);
         let (method, params) = if impatient {

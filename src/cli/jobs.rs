@@ -12,7 +12,12 @@ use super::target::Target;
 
 fn call(target: &args::Target, method: &str, params: Value) -> Result<Value, Trouble> {
     let target = Target::find(target)?;
-    serve::runtime()?.block_on(async { Client::connect(&target).await?.call(method, params).await })
+    serve::runtime()?.block_on(async {
+        let mut client = Client::connect(&target).await?;
+        let answer = client.call(method, params).await;
+        client.close().await;
+        answer
+    })
 }
 
 pub(super) fn ps(args: &args::Ps) -> Result<ExitCode, Trouble> {

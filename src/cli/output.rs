@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+const NO_SUCH_PROGRAM: u8 = 127;
+
 /// A reason to stop, with what to tell and the exit code (sysexits.h).
 #[derive(Debug)]
 pub(super) struct Trouble {
@@ -33,6 +35,21 @@ impl Trouble {
     /// EX_NOPERM
     pub(super) fn refused(message: impl Display) -> Self {
         Self { message: message.to_string(), code: 77 }
+    }
+
+    /// As shells say that a file cannot be executed.
+    pub(super) fn not_executable(message: impl Display) -> Self {
+        Self { message: message.to_string(), code: 126 }
+    }
+
+    /// As shells say that there is no such program.
+    pub(super) fn no_such_program(message: impl Display) -> Self {
+        Self { message: message.to_string(), code: NO_SUCH_PROGRAM }
+    }
+
+    /// Whether it is that there is no such program.
+    pub(super) const fn is_no_such_program(&self) -> bool {
+        self.code == NO_SUCH_PROGRAM
     }
 
     /// Tells it and gives the exit code.

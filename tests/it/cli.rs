@@ -6,7 +6,9 @@ use std::process::{Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Gateway, PATIENCE, eventually};
+use serde_json::json;
+
+use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 
 fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -71,8 +73,52 @@ fn a_refusal_names_the_rule_and_what_to_do() {
 fn a_program_that_is_not_there_is_named() {
     let gateway = Gateway::start();
     let failed = gateway.cli(&["exec", "--", "no-such-program"]).output().unwrap();
-    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(failed.status.code(), Some(127));
     assert!(err(&failed).contains("no-such-program: no such file"), "{}", err(&failed));
+    let directory = gateway.cli(&["exec", "--", "/etc/passwd"]).output().unwrap();
+    assert_eq!(directory.status.code(), Some(126), "{}", err(&directory));
+}
+
+#[test]
+fn a_job_of_a_detached_session_is_attached_to_and_written_to() {
+    let gateway = Gateway::start();
+    let job = run(async {
+        let mut client = Client::connect(&gateway).await;
+        let detach = json!({"on_disconnect": "detach", "detach_ttl_ms": 30_000});
+        let session = client.call("session.open", detach).await.unwrap()["session"].clone();
+        let cat = json!({"session": session, "argv": ["cat"], "stdin": "pipe"});
+        let job = client.call("job.start", cat).await.unwrap()["job"].as_str().unwrap().to_owned();
+        client.call("job.stdin", json!({"job": job, "data": "before\n"})).await.unwrap();
+        client.event_of("job.output", &job).await;
+        let mut looking = gateway.cli(&["attach", "--observe", &job]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut seen = String::new();
+        BufReader::new(looking.stdout.take().unwrap()).read_line(&mut seen).unwrap();
+        looking.kill().unwrap();
+        looking.wait().unwrap();
+        assert_eq!(seen, "before\n", "an observer gets what is kept");
+        job
+    });
+    let mut attach = gateway
+        .cli(&["attach", "--takeover", &job])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    attach.stdin.take().unwrap().write_all(b"after\n").unwrap();
+    let output = attach.wait_with_output().unwrap();
+    assert_eq!(out(&output), "before\nafter\n");
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_shell_passes_on_its_exit_code_and_completions_are_printed() {
+    let gateway = Gateway::start();
+    let mut shell =
+        gateway.cli(&["shell", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(b"exit 5\n").unwrap();
+    assert_eq!(shell.wait_with_output().unwrap().status.code(), Some(5));
+    let bash = gateway.cli(&["completions", "bash"]).output().unwrap();
+    assert!(out(&bash).contains("complete -F"), "{}", out(&bash));
 }
 
 #[test]
