@@ -68,7 +68,7 @@ pub struct Facts {
     pub executable: Executable,
     /// The working directory, canonical.
     pub cwd: String,
-    /// Present when the program, or one it wraps, is a known interpreter.
+    /// Present when the program is a known interpreter or wrapper.
     pub script: Option<Script>,
 }
 
@@ -129,6 +129,6 @@ pub struct Script {
     pub commands: Vec<Vec<String>>,
     /// Something in it is not statically known.
     pub opaque: bool,
-    /// Why it is opaque, e.g. `stdin`, `file`, `interactive`, `language`.
+    /// Why it is opaque: the words of the interfaces, e.g. `stdin`, `dynamic`.
     pub reasons: Vec<String>,
 }

@@ -1,134 +1,138 @@
-//! Whether a command hands a script to an interpreter, and how much of that script is known.
+//! What a command hands to an interpreter, as far as that is known without running it.
 //!
-//! A program that is not a known interpreter, and wraps none, has no script. Every script is opaque so far: what
-//! it would run is not looked into, only where it would come from.
+//! ```text
+//! argv ──wrappers──> argv ──options of the shell──> text ──bounded parse──> simple commands, each again an argv
+//! ```
+//! The promise: every program that the script could start by name stands among `commands`, or the script is `opaque` and
+//! `reasons` says why. So whatever is not understood must end in a reason; a branch that returns nothing is the fault to look
+//! for. Programs that start others by options of their own (`find -exec`, `git -c`) are for policy to judge: facts know
+//! shells and wrappers.
+
+mod builtin;
+mod findings;
+mod names;
+mod parse;
+mod shell;
+mod walk;
+mod word;
+mod wrapper;
+
+use std::collections::BTreeMap;
 
 use crate::domain::{Command, Executable, Script};
 
-/// POSIX shells and their kin: `-c` holds a script, no operand means standard input.
-const SHELLS: [&str; 9] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "rbash"];
+use findings::{Findings, Reason};
+use shell::Dialect;
 
-/// Interpreters of other languages, by the name before any version number.
-const LANGUAGES: [&str; 18] = [
-    "python", "perl", "ruby", "node", "nodejs", "php", "lua", "luajit", "tclsh", "wish", "awk", "gawk",
-    "mawk", "expect", "guile", "java", "deno", "bun",
-];
+/// Nesting of scripts in scripts (`sh -c`, substitutions, `eval`) that is followed.
+const DEPTH: u32 = 8;
 
-/// Programs that run the program named by their operands.
-const WRAPPERS: [&str; 14] = [
-    "env", "nice", "timeout", "nohup", "setsid", "stdbuf", "xargs", "busybox", "ionice", "chrt", "taskset",
-    "time", "unshare", "toybox",
-];
+/// Variables that change what a shell runs, when they are in its environment (bash(1), dash(1)).
+const STEERING: [&str; 6] = ["BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND"];
 
-/// The script facts of a command: `None` when neither it nor a program it wraps is a known interpreter.
+/// The script facts of a command: `None` when it is neither a known interpreter nor a wrapper.
 pub(super) fn examine(command: &Command, executable: &Executable) -> Option<Script> {
     if executable.interpreter.is_some() {
-        return Some(opaque("file"));
+        return Some(opaque(Reason::File));
     }
-    let names = [executable.found.as_deref().unwrap_or_default(), &executable.canonical];
     let arguments = command.argv.get(1..).unwrap_or_default();
-    if names.iter().any(|path| is_one_of(path, &WRAPPERS)) {
-        return wrapped(arguments);
-    }
-    names.iter().find_map(|path| interpreted(path, arguments))
+    let paths = [executable.found.as_deref().unwrap_or_default(), &executable.canonical];
+    let name = paths.into_iter().map(names::last_part).find(|name| names::is_special(name))?;
+    let argv: Vec<String> = std::iter::once(name.to_owned()).chain(arguments.iter().cloned()).collect();
+    let mut findings = if parse::is_needed(&argv) {
+        parse::apart(argv, command.env.clone())
+    } else {
+        let mut findings = Findings::default();
+        Examiner { findings: &mut findings, env: &command.env, dialect: Dialect::Bash, depth: 0 }
+            .program(&argv);
+        findings
+    };
+    findings.bound();
+    Some(findings.into_script())
 }
 
-/// The first operand of a wrapper that names an interpreter; what comes after it are the interpreter's arguments.
-fn wrapped(arguments: &[String]) -> Option<Script> {
-    let at = arguments.iter().position(|a| is_one_of(a, &SHELLS) || is_language(a))?;
-    interpreted(arguments.get(at)?, arguments.get(at + 1..).unwrap_or_default())
+fn opaque(reason: Reason) -> Script {
+    let mut findings = Findings::default();
+    findings.doubt(reason);
+    findings.into_script()
 }
 
-fn interpreted(path: &str, arguments: &[String]) -> Option<Script> {
-    if is_language(path) {
-        return Some(opaque("language"));
-    }
-    is_one_of(path, &SHELLS).then(|| opaque(source(arguments)))
+/// Follows commands into scripts and scripts into commands.
+struct Examiner<'a> {
+    findings: &'a mut Findings,
+    /// The job's environment.
+    env: &'a BTreeMap<String, String>,
+    /// Of the script being read.
+    dialect: Dialect,
+    depth: u32,
 }
 
-/// Where a shell's script comes from: an option group with `c` in it, a file, or standard input.
-fn source(arguments: &[String]) -> &'static str {
-    for argument in arguments {
-        match argument.strip_prefix('-') {
-            Some(flags) if !flags.starts_with('-') && flags.contains('c') => return "command",
-            Some(flags) if !flags.starts_with('-') && flags.contains('i') => return "interactive",
-            Some(_) => {}
-            None => return "file",
+impl Examiner<'_> {
+    /// A program with arguments that are all known: what it would run in turn. The program itself is not noted.
+    fn program(&mut self, argv: &[String]) {
+        let Some(program) = argv.first() else { return };
+        let name = names::last_part(program);
+        if let Some(dialect) = shell::dialect(name) {
+            return self.shell(dialect, argv);
+        }
+        if names::is_language(name) {
+            return self.findings.doubt(Reason::Language);
+        }
+        if names::LOOSE_WRAPPERS.contains(&name) || name.starts_with("ld-linux") {
+            return self.findings.doubt(Reason::Wrapper);
+        }
+        if let Some(grammar) = wrapper::grammar(name) {
+            wrapper::unwrap(self, grammar, argv);
         }
     }
-    "stdin"
-}
 
-fn opaque(reason: &str) -> Script {
-    Script { commands: Vec::new(), opaque: true, reasons: vec![reason.to_owned()] }
-}
+    /// A command that would run: noted, and followed.
+    fn noted(&mut self, argv: Vec<String>) {
+        self.findings.command(argv.clone());
+        if self.depth >= DEPTH {
+            return self.findings.doubt(Reason::Depth);
+        }
+        self.depth += 1;
+        self.program(&argv);
+        self.depth -= 1;
+    }
 
-fn is_one_of(path: &str, names: &[&str]) -> bool {
-    names.contains(&last_part(path))
-}
+    fn shell(&mut self, dialect: Dialect, argv: &[String]) {
+        if self.is_steered() {
+            self.findings.doubt(Reason::Variable);
+        }
+        match shell::source(argv) {
+            Ok(shell::Source::Text { text, doubts }) => {
+                doubts.into_iter().for_each(|doubt| self.findings.doubt(doubt));
+                if dialect == Dialect::Other {
+                    self.findings.doubt(Reason::Dialect);
+                }
+                self.text(dialect, &text);
+            }
+            Ok(shell::Source::Nothing) => {}
+            Err(reason) => self.findings.doubt(reason),
+        }
+    }
 
-fn is_language(path: &str) -> bool {
-    let name = last_part(path).trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
-    LANGUAGES.contains(&name)
-}
+    fn is_steered(&self) -> bool {
+        self.env.keys().any(|name| STEERING.contains(&name.as_str()) || name.starts_with("BASH_FUNC_"))
+    }
 
-fn last_part(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+    /// The text of a script, one level further down.
+    fn text(&mut self, dialect: Dialect, text: &str) {
+        if self.depth >= DEPTH {
+            return self.findings.doubt(Reason::Depth);
+        }
+        let before = std::mem::replace(&mut self.dialect, dialect);
+        self.depth += 1;
+        match parse::program(text, dialect) {
+            Ok(program) => self.whole(&program),
+            Err(reason) => self.findings.doubt(reason),
+        }
+        self.depth -= 1;
+        self.dialect = before;
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::FileIdentity;
-
-    fn reasons(canonical: &str, argv: &[&str]) -> Option<Vec<String>> {
-        let command = Command {
-            argv: argv.iter().map(|a| (*a).to_owned()).collect(),
-            cwd: None,
-            env: Default::default(),
-            terminal: None,
-        };
-        let executable = Executable {
-            requested: argv[0].to_owned(),
-            found: None,
-            canonical: canonical.to_owned(),
-            identity: FileIdentity { device: 0, inode: 0 },
-            setuid: false,
-            interpreter: None,
-        };
-        examine(&command, &executable).map(|script| script.reasons)
-    }
-
-    #[test]
-    fn a_shell_is_opaque_and_says_where_its_script_comes_from() {
-        let table: [(&[&str], &str); 6] = [
-            (&["sh"], "stdin"),
-            (&["sh", "-c", "ls"], "command"),
-            (&["sh", "-ec", "ls"], "command"),
-            (&["sh", "-i"], "interactive"),
-            (&["sh", "-x", "file.sh"], "file"),
-            (&["sh", "file.sh", "-c"], "file"),
-        ];
-        for (argv, reason) in table {
-            assert_eq!(reasons("/usr/bin/dash", argv), Some(vec![reason.to_owned()]), "{argv:?}");
-        }
-    }
-
-    #[test]
-    fn a_wrapped_interpreter_is_seen() {
-        assert_eq!(
-            reasons("/usr/bin/env", &["env", "A=b", "bash", "-c", "ls"]),
-            Some(vec!["command".to_owned()])
-        );
-        assert_eq!(
-            reasons("/usr/bin/timeout", &["timeout", "3", "python3.11", "x.py"]),
-            Some(vec!["language".to_owned()])
-        );
-        assert_eq!(reasons("/usr/bin/nice", &["nice", "ls"]), None);
-    }
-
-    #[test]
-    fn a_plain_program_has_no_script() {
-        assert_eq!(reasons("/usr/bin/ls", &["ls", "-c"]), None);
-    }
-}
+mod tests;

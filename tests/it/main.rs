@@ -16,6 +16,7 @@ mod faults;
 mod hostile_guests;
 mod layers;
 mod protocol;
+mod script_facts;
 mod streams;
 mod support;
 mod transport;
