@@ -16,9 +16,11 @@
 //! cannot be reused under a signal; a leaf is used once and never again after `cgroup.kill`; nothing runs that
 //! is not a [`crate::verdict::Cleared`] (except the probe, which is this binary itself).
 
+mod advice;
 mod confine;
 mod handle;
 mod job;
+mod keeper;
 mod leader;
 mod leaf;
 mod link;

@@ -232,9 +232,13 @@ pub enum Require {
 /// `containment.force`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ForcedTier {
+    /// cgroup2, and no job can leave its leaf.
+    A,
     /// cgroup2.
     #[serde(rename = "A'")]
     APrime,
+    /// PID namespaces.
+    B,
     /// Best effort.
     C,
 }

@@ -298,7 +298,9 @@ fn warden_settings(raw: &Raw, people: &People) -> warden::Settings {
         // Probes and starts that are being reviewed need a place too.
         max_jobs: raw.limits.jobs.saturating_mul(2).saturating_add(16),
         force: match raw.containment.force {
+            crate::config::Auto::Set(ForcedTier::A) => Some(Tier::A),
             crate::config::Auto::Set(ForcedTier::APrime) => Some(Tier::APrime),
+            crate::config::Auto::Set(ForcedTier::B) => Some(Tier::B),
             crate::config::Auto::Set(ForcedTier::C) => Some(Tier::C),
             crate::config::Auto::Auto(_) => None,
         },

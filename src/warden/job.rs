@@ -1,23 +1,23 @@
 //! One job as the warden process knows it: what it holds in each state, and when it must be looked at next.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::{WaitId, WaitIdOptions};
-
+use super::keeper::{Keeper, Kind};
 use super::leaf::Leaf;
 use super::proto::WireFailure;
-use super::spawn::Leader;
-use super::walk::{self, Hunt, Seen};
+use super::spawn::{self, Leader};
+use super::sys::Spent;
+use super::walk::{self, Seen};
 use crate::domain::ExitStatus;
 
-/// How often a tree without a leaf is looked at while it is being ended.
-pub(super) const HUNT_EVERY: Duration = Duration::from_millis(2);
 /// How often a tree without a leaf is looked at after its leader exited.
 const WATCH_EVERY: Duration = Duration::from_millis(25);
 /// How often a tree that should be dead is tried again.
 const JANITOR_EVERY: Duration = Duration::from_millis(100);
+/// How long a keeper may take to end its job, or to say how the leader ended, before the warden does without it: a job
+/// of the same user may have stopped it. Hunting down a tree of the largest size that can be hunted takes less.
+const TAKEOVER: Duration = Duration::from_secs(1);
 
 /// Where a job stands. What follows `Running` is told by `status` and `killed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,9 @@ pub(super) struct Job {
     pub(super) number: u64,
     pub(super) name: String,
     pub(super) leader: Leader,
-    /// `None` where there are no groups.
+    /// `None` where there are no groups: then it has a keeper.
     pub(super) leaf: Option<Leaf>,
+    pub(super) keeper: Option<Keeper>,
     /// The warden's end of the leader's gate, until exec.
     pub(super) gate: Option<OwnedFd>,
     /// Owner of a terminal handed to it: the uid it runs as, when that is not ours.
@@ -52,9 +53,12 @@ pub(super) struct Job {
     /// The start failed; told when nothing is left of it.
     pub(super) failure: Option<WireFailure>,
     pub(super) killed: Option<Killed>,
+    /// What a keeper that is gone and its tree used.
+    pub(super) spent: Option<Spent>,
     pub(super) pause: Pause,
     look_at: Option<Instant>,
-    hunt: Hunt,
+    /// When the keeper must have done what is its to do.
+    patience: Option<Instant>,
 }
 
 /// A tree that was killed.
@@ -83,6 +87,7 @@ impl Job {
             name,
             leader,
             leaf,
+            keeper: None,
             gate: Some(gate),
             owner: None,
             phase: Phase::Resolving,
@@ -90,16 +95,17 @@ impl Job {
             status: None,
             failure: None,
             killed: None,
+            spent: None,
             pause: Pause::default(),
             look_at: None,
-            hunt: Hunt::default(),
+            patience: None,
         }
     }
 
     /// When it must be looked at without an event.
     pub(super) fn wake(&self) -> Option<Instant> {
         let overdue = self.killed.filter(|k| !k.told).map(|k| k.overdue);
-        [self.deadline, overdue, self.look_at, self.pause.deadline].into_iter().flatten().min()
+        [self.deadline, overdue, self.look_at, self.pause.deadline, self.patience].into_iter().flatten().min()
     }
 
     /// Asks to be looked at now.
@@ -113,8 +119,6 @@ impl Job {
             return false;
         }
         let every = match self.killed {
-            Some(killed) if killed.told => JANITOR_EVERY,
-            Some(_) if self.leaf.is_none() => HUNT_EVERY,
             Some(_) => JANITOR_EVERY,
             None => WATCH_EVERY,
         };
@@ -123,28 +127,52 @@ impl Job {
         true
     }
 
-    /// Its living processes, in a tree without a leaf.
-    pub(super) fn members(&self, around: &[Seen], leaders: &HashSet<i32>) -> Vec<Seen> {
-        let warden = std::process::id().cast_signed();
-        walk::members(around, self.leader.pid.as_raw(), &self.name, warden, leaders)
+    /// Its living processes, in a tree with a keeper.
+    pub(super) fn members(&self, around: &[Seen]) -> Vec<Seen> {
+        let Some(keeper) = self.keeper.as_ref().map(|keeper| keeper.pid.as_raw()) else { return Vec::new() };
+        let mut members = walk::below(around, std::iter::once(keeper));
+        members.retain(|seen| seen.pid != keeper);
+        members
     }
 
-    /// One more round of ending a tree without a leaf.
-    pub(super) fn hunt(&mut self, members: &[Seen]) {
-        self.hunt.step(members);
+    /// The warden's own child of this job: its number is not to be reaped like an orphan's.
+    pub(super) fn child(&self) -> i32 {
+        self.keeper.as_ref().map_or(self.leader.pid, |keeper| keeper.pid).as_raw()
     }
 
-    /// How the leader ended, once it has; it stays a zombie.
-    pub(super) fn peek_status(&self) -> Option<ExitStatus> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let status = rustix::process::waitid(WaitId::PidFd(self.leader.pidfd.as_fd()), options).ok()??;
-        if let Some(code) = status.exit_status() {
-            return Some(u8::try_from(code).map_or(ExitStatus::Unknown, ExitStatus::Code));
+    /// Expects something of the keeper soon.
+    pub(super) fn expect_keeper(&mut self) {
+        if self.keeper.is_some() {
+            self.patience.get_or_insert(Instant::now() + TAKEOVER);
         }
-        Some(match status.terminating_signal() {
-            Some(number) => ExitStatus::Signal { number, core: status.dumped() },
-            None => ExitStatus::Unknown,
-        })
+    }
+
+    /// Lets the keeper of an empty tree go.
+    pub(super) fn dismiss_keeper(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.end();
+        }
+        self.expect_keeper();
+    }
+
+    /// The keeper did what was expected.
+    pub(super) fn thank_keeper(&mut self) {
+        self.patience = None;
+    }
+
+    /// Whether a keeper had its time and must be done without. Tells it once. The first process of a namespace is
+    /// never late: nobody in there can stop it, and the kernel takes as long as it takes.
+    pub(super) fn must_take_over(&mut self, now: Instant) -> bool {
+        let late = self.patience.is_some_and(|until| until <= now);
+        if late {
+            self.patience = None;
+        }
+        late && self.keeper.as_ref().is_some_and(|keeper| keeper.kind == Kind::Reaper)
+    }
+
+    /// How the leader ended, once it has and is ours to wait for; it stays a zombie.
+    pub(super) fn peek_status(&self) -> Option<ExitStatus> {
+        spawn::peek(self.leader.pidfd.as_fd())
     }
 
     /// Whether the leader has become the program. Its last gate message alone cannot tell: it closes also when

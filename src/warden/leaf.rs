@@ -169,6 +169,14 @@ impl Root {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
+    /// Whether this process is in the instance, as far as can be told.
+    pub(super) fn holds(&self, pid: i32) -> bool {
+        let Some(name) = self.path.file_name().and_then(|name| name.to_str()) else { return false };
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+        own.is_some_and(|path| path.split('/').any(|part| part == name))
+    }
+
     /// Whether any process lives in the instance.
     pub(super) fn populated(&self) -> bool {
         fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|text| parse_events(&text).populated)

@@ -59,6 +59,7 @@ enum Source {
     Gate = 0,
     Leader = 1,
     Group = 2,
+    Keeper = 3,
 }
 
 /// Runs the warden process; its link is stdin. Returns when the gateway is gone and every job with it.
@@ -95,12 +96,14 @@ struct Process {
     descriptors: (u64, u64),
     pid: Pid,
     jobs: HashMap<u64, Job>,
-    /// Numbers of all leaders that are not reaped.
+    /// Numbers of all leaders, or keepers, that are not reaped.
     leaders: HashSet<i32>,
     /// Leaves of ended jobs that the kernel would not let go yet.
     residue: Vec<Leaf>,
     reap_again: bool,
-    /// Orphans that no living job owns are being ended.
+    /// A job ended: what it may have left outside its leaf is looked for.
+    look_for_strays: bool,
+    /// Orphans that no living job holds are being ended.
     strays: Option<Hunt>,
     closing: Option<Instant>,
     gateway_gone: bool,
@@ -124,7 +127,7 @@ fn begin() -> Result<Process, String> {
     let mut scratch = link::scratch();
     let hello = read_hello(&gateway, &mut scratch)?;
     let base = Base::build();
-    let ground = match trial::establish(hello.force.map(|t| t.0), &instance_name()?) {
+    let ground = match trial::establish(&hello, &base, &instance_name()?) {
         Ok(ground) => ground,
         Err(reason) => {
             let unfit = proto::encode(&FromWarden::Unfit { reason: reason.clone() }, MAX_MESSAGE);
@@ -152,6 +155,7 @@ fn begin() -> Result<Process, String> {
         leaders: HashSet::new(),
         residue: Vec::new(),
         reap_again: false,
+        look_for_strays: false,
         strays: None,
         closing: None,
         gateway_gone: false,
@@ -254,7 +258,8 @@ impl Process {
                 match token & 3 {
                     0 => self.on_gate(number),
                     1 => self.on_leader(number),
-                    _ => self.on_group(number),
+                    2 => self.on_group(number),
+                    _ => self.on_keeper(number),
                 }
             }
         }
@@ -262,7 +267,7 @@ impl Process {
 
     fn watch(&self, number: u64, source: Source, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         let flags = match source {
-            Source::Gate | Source::Leader => EpollFlags::EPOLLIN,
+            Source::Gate | Source::Leader | Source::Keeper => EpollFlags::EPOLLIN,
             Source::Group => EpollFlags::EPOLLPRI,
         };
         self.epoll.add(fd, EpollEvent::new(flags, number << 2 | source as u64))

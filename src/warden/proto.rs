@@ -107,7 +107,7 @@ pub(super) enum FromWarden {
         job: u64,
         failure: WireFailure,
     },
-    /// With one descriptor: the leader's pidfd.
+    /// With the leader's pidfd, and its keeper's where there is one.
     Started {
         job: u64,
         pid: i32,
@@ -148,6 +148,21 @@ pub(super) enum Answer {
 pub(super) enum LeaderSays {
     Facts(Box<WireFacts>),
     Failed(WireFailure),
+}
+
+/// What a keeper tells the warden over its line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum KeeperSays {
+    /// With one descriptor: the leader's pidfd.
+    Born {
+        private: bool,
+    },
+    Failed(WireFailure),
+    /// The leader is a zombie.
+    Exited {
+        #[serde(with = "StatusDef")]
+        status: ExitStatus,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -328,6 +343,7 @@ mod tests {
             let _ = decode::<ToWarden>(&bytes);
             let _ = decode::<FromWarden>(&bytes);
             let _ = decode::<LeaderSays>(&bytes);
+            let _ = decode::<KeeperSays>(&bytes);
             let _ = decode::<Plan>(&bytes);
         }
     }

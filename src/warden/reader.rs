@@ -19,7 +19,7 @@ use rustix::io::Errno as LinkErrno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::link::{self, Received};
 use super::proto::{self, Answer, FromWarden, MAX_MESSAGE, ToWarden, WireFacts, WireUsage};
@@ -69,6 +69,8 @@ struct Entry {
     waiter: Option<oneshot::Sender<Result<Reply, SpawnFailure>>>,
     /// The failure of a job at its gate that nobody was waiting for.
     early: Option<SpawnFailure>,
+    /// The pidfd of its keeper: that one outlives the warden, and ends when the job is.
+    keeper: Option<OwnedFd>,
     progress: watch::Sender<Progress>,
 }
 
@@ -121,7 +123,7 @@ impl Shared {
         if table.closed {
             return Err(gone());
         }
-        table.jobs.insert(number, Entry { waiter: Some(waiter), early: None, progress });
+        table.jobs.insert(number, Entry { waiter: Some(waiter), early: None, keeper: None, progress });
         Ok((number, awaited, seen))
     }
 
@@ -211,7 +213,11 @@ impl Shared {
             FromWarden::Prepared { job, facts } => table.answer(job, Ok(Reply::Facts(facts))),
             FromWarden::Failed { job, failure } => table.answer(job, Err(failure.into())),
             FromWarden::Started { job, pid } => {
-                let started = fds.into_iter().next().map(|pidfd| Reply::Started { pid, pidfd });
+                let mut fds = fds.into_iter();
+                let started = fds.next().map(|pidfd| Reply::Started { pid, pidfd });
+                if let Some(entry) = table.jobs.get_mut(&job) {
+                    entry.keeper = fds.next();
+                }
                 let lost = || SpawnFailure::new(SpawnStage::Fork, Errno::EMFILE, "pidfd");
                 table.answer(job, started.ok_or_else(lost));
             }
@@ -359,7 +365,7 @@ async fn end_everything(shared: &Shared, child: &mut Child, emergency: Option<Em
         std::mem::take(&mut table.jobs)
     };
     shared.life.send_replace(Life::Gone);
-    // Where there are groups the kernel says when they are empty; elsewhere only a warden that ended well knows.
+    // Where there are groups the kernel says when they are empty; elsewhere the end of a keeper does.
     let (survivors, clean) = match emergency {
         Some(emergency) => (u32::from(!empty_within(emergency.events, EMERGENCY).await), None),
         None => {
@@ -367,7 +373,12 @@ async fn end_everything(shared: &Shared, child: &mut Child, emergency: Option<Em
             (u32::from(!clean), Some(clean))
         }
     };
+    let end = Instant::now() + EMERGENCY;
     for entry in left.into_values() {
+        let survivors = match entry.keeper {
+            Some(keeper) => u32::from(!ended_by(keeper, end).await),
+            None => survivors,
+        };
         entry.progress.send_modify(|p| p.end(Emptied { survivors, usage: Usage::default() }));
     }
     let clean = match clean {
@@ -375,6 +386,12 @@ async fn end_everything(shared: &Shared, child: &mut Child, emergency: Option<Em
         None => reap(child, shared.settings.shutdown).await,
     };
     shared.life.send_replace(Life::Ended { clean });
+}
+
+/// Whether a process is gone in time.
+async fn ended_by(pidfd: OwnedFd, end: Instant) -> bool {
+    let Ok(pidfd) = sys::async_fd(pidfd, Interest::READABLE) else { return false };
+    timeout_at(end, pidfd.readable()).await.is_ok_and(|ready| ready.is_ok())
 }
 
 /// Whether the instance's group is empty, or gone, in time.

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,13 +24,15 @@ pub(super) enum Forked {
     Parent(Pid, OwnedFd),
 }
 
-/// Forks this process, which must have one thread; with `group`, the child is born in that cgroup (clone3(2)).
+/// Forks this process, which must have one thread; with `group`, the child is born in that cgroup, with `namespaces`
+/// (CLONE_NEW* only) as the first process of new ones (clone3(2)).
 ///
 /// # Errors
 /// Those of clone3; ENOSYS also where a seccomp filter of a container hides it.
-pub(super) fn fork(group: Option<BorrowedFd<'_>>) -> Result<Forked, Errno> {
+pub(super) fn fork(group: Option<BorrowedFd<'_>>, namespaces: CloneFlags) -> Result<Forked, Errno> {
+    let allowed = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUSER;
     let mut pidfd: RawFd = -1;
-    let mut flags = libc::CLONE_PIDFD as u64;
+    let mut flags = libc::CLONE_PIDFD as u64 | (namespaces & allowed).bits() as u64;
     if group.is_some() {
         flags |= INTO_CGROUP;
     }
@@ -170,6 +173,8 @@ pub(super) struct Spent {
     pub(super) system: u64,
     /// Largest resident set, bytes.
     pub(super) max_rss: u64,
+    /// It exited with code 0.
+    pub(super) well: bool,
 }
 
 /// Reaps the exited child behind a pidfd; `None` while it has not exited. waitid(2) with the rusage argument.
@@ -191,6 +196,8 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<Spent>, Errno> {
     // SAFETY: zeroed is a valid value of both plain C structures, whether or not the kernel wrote them; si_pid
     // is valid for a SIGCHLD-like siginfo and 0 in a zeroed one.
     let (pid, usage) = unsafe { (info.assume_init().si_pid(), usage.assume_init()) };
+    // SAFETY: as above; si_status is valid for a SIGCHLD-like siginfo.
+    let (info, status) = unsafe { (info.assume_init(), info.assume_init().si_status()) };
     if pid == 0 {
         return Ok(None);
     }
@@ -199,6 +206,7 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<Spent>, Errno> {
         user: micros(usage.ru_utime),
         system: micros(usage.ru_stime),
         max_rss: usage.ru_maxrss.unsigned_abs() * 1024,
+        well: info.si_code == libc::CLD_EXITED && status == 0,
     }))
 }
 
@@ -209,4 +217,20 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<Spent>, Errno> {
 pub fn async_fd(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, is closed by nobody else, and always names the same description.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// Bit of `mask` that asks pidfd_info for the exit (PIDFD_INFO_EXIT of linux/pidfd.h).
+const INFO_EXIT: u64 = 1 << 3;
+/// PIDFD_GET_INFO for the first version of the structure: `_IOWR(0xFF, 11, 64 bytes)`.
+const GET_INFO: libc::c_ulong = 0xC040_FF0B;
+
+/// How a process that somebody has reaped ended, in the form of wait(2); `None` where the kernel cannot tell.
+pub(super) fn exit_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    // struct pidfd_info: the mask is the first of its words, the exit code the last half of the last.
+    let mut info = [INFO_EXIT, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: `info` is live, writable and of the size that the number of the request names.
+    Errno::result(unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, info.as_mut_ptr()) }).ok()?;
+    let [mask, .., last] = info;
+    let [.., a, b, c, d] = last.to_ne_bytes();
+    (mask & INFO_EXIT != 0).then_some(i32::from_ne_bytes([a, b, c, d]))
 }

@@ -1,5 +1,6 @@
 //! Acting on a whole tree: kill, signal, pause, resume.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use super::walk::{self, Seen};
 use super::{confine, sys};
 use crate::domain::SignalTarget;
 
+/// Rounds of stopping a tree without a leaf; one that still forks then is paused as well as it can be.
+const STOP_ROUNDS: u32 = 16;
+
 /// Kills a tree, now and exactly once; repeated calls change nothing. `patience` is how long it may take to die
 /// before it is told to live on.
 pub(super) fn kill(job: &mut Job, patience: Duration) {
@@ -27,19 +31,16 @@ pub(super) fn kill(job: &mut Job, patience: Duration) {
     if let Some(leaf) = &job.leaf {
         let _ = leaf.kill();
     }
-    job.look_now();
-    if job.phase != Phase::Running || job.leaf.is_some() {
-        let _ = sys::signal_pidfd(job.leader.pidfd.as_fd(), Signal::SIGKILL as i32);
+    if let Some(keeper) = &mut job.keeper {
+        keeper.end();
     }
+    job.expect_keeper();
+    job.look_now();
+    let _ = sys::signal_pidfd(job.leader.pidfd.as_fd(), Signal::SIGKILL as i32);
 }
 
-/// Sends a signal. `members` looks for the members of a tree without a leaf.
-pub(super) fn signal(
-    job: &Job,
-    number: i32,
-    target: SignalTarget,
-    members: impl FnOnce() -> Vec<Seen>,
-) -> Answer {
+/// Sends a signal.
+pub(super) fn signal(job: &Job, number: i32, target: SignalTarget) -> Answer {
     if !(1..=confine::LAST_SIGNAL).contains(&number) {
         return Answer::Errno(Errno::EINVAL as i32);
     }
@@ -50,11 +51,11 @@ pub(super) fn signal(
         SignalTarget::Leader if job.status.is_some() => return Answer::Finished,
         SignalTarget::Leader => sys::signal_pidfd(job.leader.pidfd.as_fd(), number),
         SignalTarget::Group => sys::signal_group(job.leader.pid, number),
-        SignalTarget::Foreground => match foreground(job, members) {
+        SignalTarget::Foreground => match foreground(job) {
             Some(group) => sys::signal_group(group, number),
             None => return Answer::NoForeground,
         },
-        SignalTarget::Tree => signal_tree(job, number, members),
+        SignalTarget::Tree => signal_tree(job, number),
     };
     match sent {
         Ok(()) => Answer::Done,
@@ -66,12 +67,14 @@ pub(super) fn signal(
 /// Whether nothing can be signalled any more.
 fn is_over(job: &Job) -> bool {
     let emptied = job.status.is_some() && job.leaf.as_ref().is_some_and(|leaf| !leaf.state().populated);
-    job.phase != Phase::Running || job.failure.is_some() || emptied
+    // From here on nobody may rely on the leader's number: the first process of a namespace reaps as it dies.
+    let ending = job.keeper.as_ref().is_some_and(|keeper| keeper.ending);
+    job.phase != Phase::Running || job.failure.is_some() || emptied || ending
 }
 
 /// The terminal's foreground group, if it is one of this job's: the number of a group that is gone may be a
 /// stranger's by now.
-fn foreground(job: &Job, members: impl FnOnce() -> Vec<Seen>) -> Option<Pid> {
+fn foreground(job: &Job) -> Option<Pid> {
     let leader = job.leader.pid.as_raw();
     let group = walk::look(leader)?.foreground;
     if group <= 1 {
@@ -81,19 +84,33 @@ fn foreground(job: &Job, members: impl FnOnce() -> Vec<Seen>) -> Option<Pid> {
     let ours = walk::look(group).is_some_and(|seen| of_job(&seen)) || {
         let seen = match &job.leaf {
             Some(leaf) => leaf.members().into_iter().filter_map(walk::look).collect(),
-            None => members(),
+            None => job.members(&walk::look_around()),
         };
         seen.iter().any(of_job)
     };
     ours.then(|| Pid::from_raw(group))
 }
 
-fn signal_tree(job: &Job, number: i32, members: impl FnOnce() -> Vec<Seen>) -> Result<(), Errno> {
+fn signal_tree(job: &Job, number: i32) -> Result<(), Errno> {
     let Some(leaf) = &job.leaf else {
-        let results: Vec<_> = members().iter().map(|seen| walk::signal(seen, number)).collect();
-        return summary(results);
+        let members = job.members(&walk::look_around());
+        return summary(members.iter().map(|seen| walk::signal(seen, number)).collect());
     };
     summary(hold(leaf).iter().map(|pidfd| sys::signal_pidfd(pidfd.as_fd(), number)).collect())
+}
+
+/// Stops every process of a tree without a leaf, until a round finds none that was not told before.
+fn stop_all(job: &Job) -> Result<(), Errno> {
+    let (mut told, mut results) = (HashSet::new(), Vec::new());
+    for _ in 0..STOP_ROUNDS {
+        let mut members = job.members(&walk::look_around());
+        members.retain(|seen| told.insert((seen.pid, seen.started)));
+        if members.is_empty() {
+            break;
+        }
+        results.extend(members.iter().map(|seen| walk::signal(seen, Signal::SIGSTOP as i32)));
+    }
+    summary(results)
 }
 
 /// One that worked is enough: the others ended in the meantime.
@@ -115,24 +132,18 @@ fn hold(leaf: &Leaf) -> Vec<OwnedFd> {
         Some((pid, rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?))
     };
     let opened: Vec<_> = leaf.members().into_iter().filter_map(open).collect();
-    let still: std::collections::HashSet<i32> = leaf.members().into_iter().collect();
+    let still: HashSet<i32> = leaf.members().into_iter().collect();
     opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect()
 }
 
 /// Asks for a pause or a resume. `None`: the answer comes with the kernel's acknowledgement, see [`settled`].
-pub(super) fn pause(
-    job: &mut Job,
-    ask: u64,
-    wanted: bool,
-    patience: Duration,
-    members: impl FnOnce() -> Vec<Seen>,
-) -> Option<Answer> {
+pub(super) fn pause(job: &mut Job, ask: u64, wanted: bool, patience: Duration) -> Option<Answer> {
     if is_over(job) || job.killed.is_some() {
         return Some(Answer::Finished);
     }
     let Some(leaf) = &job.leaf else {
-        let signal = if wanted { Signal::SIGSTOP } else { Signal::SIGCONT };
-        return Some(match signal_tree(job, signal as i32, members) {
+        let done = if wanted { stop_all(job) } else { signal_tree(job, Signal::SIGCONT as i32) };
+        return Some(match done {
             Ok(()) => paused(wanted, false),
             Err(Errno::ESRCH) => Answer::Finished,
             Err(errno) => Answer::Errno(errno as i32),
@@ -175,10 +186,10 @@ fn paused(wanted: bool, exact: bool) -> Answer {
 }
 
 /// How many processes of a tree live.
-pub(super) fn survivors(job: &Job, members: impl FnOnce() -> Vec<Seen>) -> u32 {
+pub(super) fn survivors(job: &Job, around: &[Seen]) -> u32 {
     let living = match &job.leaf {
         Some(leaf) => leaf.members().len(),
-        None => members().len(),
+        None => job.members(around).len(),
     };
     u32::try_from(living.max(usize::from(job.status.is_none()))).unwrap_or(u32::MAX)
 }

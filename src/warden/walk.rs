@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -64,22 +64,6 @@ fn parse(stat: &str) -> Option<Seen> {
     })
 }
 
-/// The living members of a job without a leaf: descendants of its leader, its session, orphans adopted by
-/// `warden` that carry its mark in their environment, and the descendants of all of these.
-pub(super) fn members(
-    around: &[Seen],
-    leader: i32,
-    name: &str,
-    warden: i32,
-    leaders: &HashSet<i32>,
-) -> Vec<Seen> {
-    let orphaned = |s: &Seen| s.parent == warden && !leaders.contains(&s.pid);
-    let roots = around.iter().filter(|s| {
-        s.pid == leader || s.session == leader || (orphaned(s) && !s.ended && marked(s.pid, name))
-    });
-    below(around, roots.map(|s| s.pid))
-}
-
 /// The living processes among `roots` and their descendants.
 pub(super) fn below(around: &[Seen], roots: impl Iterator<Item = i32>) -> Vec<Seen> {
     let mut children: HashMap<i32, Vec<&Seen>> = HashMap::new();
@@ -96,10 +80,11 @@ pub(super) fn below(around: &[Seen], roots: impl Iterator<Item = i32>) -> Vec<Se
     around.iter().filter(|s| found.contains(&s.pid) && !s.ended).copied().collect()
 }
 
-fn marked(pid: i32, name: &str) -> bool {
-    let mark = format!("EXECGATE_JOB={name}");
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
+/// The number under which /proc shows the process behind a pidfd.
+pub(super) fn number_of(pidfd: BorrowedFd<'_>) -> Option<nix::unistd::Pid> {
+    let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let number = told.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok())?;
+    (number > 0).then(|| nix::unistd::Pid::from_raw(number))
 }
 
 /// Signals the process that was seen, unless it is gone.
@@ -167,10 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn members_are_the_leader_its_session_and_their_descendants() {
-        let seen = |pid, parent, session| Seen { pid, parent, session, ..parse(STAT).unwrap() };
-        let around = [seen(10, 1, 10), seen(11, 10, 10), seen(12, 1, 10), seen(13, 12, 13), seen(14, 1, 14)];
-        let found = members(&around, 10, "j_none", 1, &HashSet::from([10, 14]));
-        assert_eq!(found.iter().map(|s| s.pid).collect::<Vec<_>>(), [10, 11, 12, 13]);
+    fn a_tree_is_the_living_roots_and_their_descendants() {
+        let seen = |pid, parent, ended| Seen { pid, parent, ended, ..parse(STAT).unwrap() };
+        let around = [seen(10, 1, false), seen(11, 10, true), seen(12, 11, false), seen(14, 1, false)];
+        let found = below(&around, [10].into_iter());
+        assert_eq!(found.iter().map(|s| s.pid).collect::<Vec<_>>(), [10, 12]);
     }
 }

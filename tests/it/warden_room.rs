@@ -39,11 +39,22 @@ async fn launch(force: Option<Tier>) -> Warden {
     Warden::launch(settings(force)).await.expect("a warden")
 }
 
+/// The tier that a test in a process of its own is told to force.
+fn tier_of_environment() -> Option<Tier> {
+    match std::env::var("TIER").unwrap_or_default().as_str() {
+        "A" => Some(Tier::A),
+        "A'" => Some(Tier::APrime),
+        "B" => Some(Tier::B),
+        "C" => Some(Tier::C),
+        _ => None,
+    }
+}
+
 fn is_root() -> bool {
     nix::unistd::Uid::effective().is_root()
 }
 
-/// Runs a test in the best tier of this host and in tier C.
+/// Runs a test in the best tier of this host, in tier B and in tier C.
 macro_rules! in_each_tier {
     ($(#[$doc:meta])* $name:ident, $body:expr) => {
         mod $name {
@@ -52,6 +63,11 @@ macro_rules! in_each_tier {
             async fn best_tier() {
                 let run: fn(Warden) -> _ = $body;
                 run(launch(None).await).await;
+            }
+            #[tokio::test]
+            async fn tier_b() {
+                let run: fn(Warden) -> _ = $body;
+                run(launch(Some(Tier::B)).await).await;
             }
             #[tokio::test]
             async fn tier_c() {

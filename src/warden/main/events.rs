@@ -1,18 +1,21 @@
 //! What happens to jobs: gate, leader, group, deadlines, and the order in which a job ends.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 use super::super::job::{Job, Phase};
+use super::super::keeper::{Heard, Kind};
 use super::super::leaf::Leaf;
 use super::super::link::{self, Received};
 use super::super::proto::{self, FromWarden, LeaderSays, WireFacts, WireFailure, WireUsage};
-use super::super::walk::{self, Hunt, Seen};
+use super::super::sys::Spent;
+use super::super::walk::{self, Seen};
 use super::super::{reap, sys, tree};
 use super::{LINGER, Process, fault};
-use crate::domain::SpawnStage;
+use crate::domain::{ExitStatus, SpawnStage};
 
 impl Process {
     /// The leader spoke, or closed its gate by exec or by dying.
@@ -52,13 +55,14 @@ impl Process {
         if job.phase != Phase::Starting || !job.has_executed() {
             return self.fail(number, WireFailure::new(SpawnStage::Gate, Errno::ECHILD, "leader died"));
         }
-        match job.leader.pidfd.try_clone() {
+        let watched = std::iter::once(&job.leader.pidfd).chain(job.keeper.as_ref().map(|k| &k.pidfd));
+        match watched.map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>() {
             Err(_) => self.fail(number, WireFailure::new(SpawnStage::Fork, Errno::EMFILE, "pidfd")),
-            Ok(pidfd) => {
+            Ok(pidfds) => {
                 job.phase = Phase::Running;
                 job.deadline = None;
                 let started = FromWarden::Started { job: number, pid: job.leader.pid.as_raw() };
-                self.tell_with(&started, vec![pidfd]);
+                self.tell_with(&started, pidfds);
             }
         }
     }
@@ -77,16 +81,70 @@ impl Process {
     pub(super) fn on_leader(&mut self, number: u64) {
         self.on_gate(number);
         let Some(job) = self.jobs.get_mut(&number) else { return };
+        if job.keeper.is_some() {
+            // Its keeper says how it ended.
+            let _ = self.epoll.delete(&job.leader.pidfd);
+            return job.expect_keeper();
+        }
         let Some(status) = job.peek_status() else { return };
         let _ = self.epoll.delete(&job.leader.pidfd);
+        self.leader_ended(number, status);
+    }
+
+    fn leader_ended(&mut self, number: u64, status: ExitStatus) {
+        let Some(job) = self.jobs.get_mut(&number).filter(|job| job.status.is_none()) else { return };
         job.status = Some(status);
-        if job.leaf.is_none() {
+        if job.keeper.is_some() {
             job.look_now();
         }
         if job.phase == Phase::Running && job.failure.is_none() {
             self.tell(&FromWarden::Exited { job: number, status });
         }
         self.finish_if_empty(number);
+    }
+
+    /// A keeper spoke, or is gone.
+    pub(super) fn on_keeper(&mut self, number: u64) {
+        self.on_gate(number);
+        loop {
+            let Some(keeper) = self.jobs.get(&number).and_then(|job| job.keeper.as_ref()) else { return };
+            match keeper.hear() {
+                Heard::Exited(status) => self.leader_ended(number, status),
+                Heard::Nothing => break,
+                Heard::End => {
+                    let _ = self.epoll.delete(&keeper.line);
+                    break;
+                }
+            }
+        }
+        let Some(keeper) = self.jobs.get(&number).and_then(|job| job.keeper.as_ref()) else { return };
+        if let Ok(Some(spent)) = sys::reap(keeper.pidfd.as_fd()) {
+            self.keeper_gone(number, spent);
+        }
+    }
+
+    /// A keeper is dead and reaped. Its job is too, unless somebody killed the keeper of a tree that only it held.
+    fn keeper_gone(&mut self, number: u64, spent: Spent) {
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        let Some(keeper) = job.keeper.take() else { return };
+        self.leaders.remove(&keeper.pid.as_raw());
+        let _ = self.epoll.delete(&keeper.line);
+        let _ = self.epoll.delete(&keeper.pidfd);
+        let _ = self.epoll.delete(&job.leader.pidfd);
+        job.thank_keeper();
+        job.spent = Some(spent);
+        if job.status.is_none() {
+            let killed = ExitStatus::Signal { number: Signal::SIGKILL as i32, core: false };
+            let otherwise = if job.killed.is_some() { killed } else { ExitStatus::Unknown };
+            let status = sys::exit_of(job.leader.pidfd.as_fd()).map_or(otherwise, of_wait);
+            self.leader_ended(number, status);
+        }
+        if matches!(keeper.kind, Kind::Init { .. }) || spent.well {
+            return self.conclude(number);
+        }
+        fault("keeper", "a job killed or stopped its keeper; everything that no other keeper holds is ended");
+        self.end_job(number);
+        self.strays.get_or_insert_default();
     }
 
     /// The group became empty, frozen or thawed.
@@ -113,9 +171,15 @@ impl Process {
 
     fn finish_if_empty(&mut self, number: u64) {
         let Some(job) = self.jobs.get(&number) else { return };
-        let empty = job.leaf.as_ref().is_some_and(|leaf| !leaf.state().populated);
-        if empty && job.status.is_some() {
-            self.conclude(number);
+        if job.status.is_none() {
+            return;
+        }
+        if job.leaf.as_ref().is_some_and(|leaf| !leaf.state().populated) {
+            return self.conclude(number);
+        }
+        let alone = job.keeper.as_ref().is_some_and(|k| !k.ending && k.holds_only(job.leader.pid));
+        if let (true, Some(job)) = (alone, self.jobs.get_mut(&number)) {
+            job.dismiss_keeper();
         }
     }
 
@@ -126,8 +190,10 @@ impl Process {
             let _ = self.epoll.delete(gate);
         }
         let cpu = job.leaf.as_ref().filter(|_| job.failure.is_none()).and_then(Leaf::cpu);
-        let spent = sys::reap(job.leader.pidfd.as_fd()).ok().flatten();
-        self.leaders.remove(&job.leader.pid.as_raw());
+        let spent = job.spent.or_else(|| {
+            self.leaders.remove(&job.leader.pid.as_raw());
+            sys::reap(job.leader.pidfd.as_fd()).ok().flatten()
+        });
         let usage = WireUsage {
             user: cpu.map(|c| c.0).or(spent.map(|s| s.user)),
             system: cpu.map(|c| c.1).or(spent.map(|s| s.system)),
@@ -145,7 +211,8 @@ impl Process {
             Some(failure) => FromWarden::Failed { job: number, failure },
             None => FromWarden::Emptied { job: number, survivors: 0, usage },
         });
-        self.reap_again |= self.jobs.is_empty();
+        self.reap_again = true;
+        self.look_for_strays = true;
     }
 
     pub(super) fn remove_leaf(&mut self, leaf: Leaf) {
@@ -164,13 +231,11 @@ impl Process {
         }
         let due: Vec<u64> =
             self.jobs.values().filter(|j| j.wake().is_some_and(|at| at <= now)).map(|j| j.number).collect();
-        let leafless = self.ground.root.is_none();
-        let around = if leafless && !due.is_empty() { walk::look_around() } else { Vec::new() };
         for number in due {
             self.settle_pause(number, now);
             self.check_deadline(number, now);
-            self.look(number, now, &around);
-            self.check_overdue(number, now, &around);
+            self.look(number, now);
+            self.check_overdue(number, now);
         }
         if let Some(root) = &mut self.ground.root {
             root.prune(now, if self.closing.is_some() { Duration::ZERO } else { LINGER });
@@ -191,30 +256,29 @@ impl Process {
     }
 
     /// Looks at a tree that no event tells of.
-    fn look(&mut self, number: u64, now: Instant, around: &[Seen]) {
+    fn look(&mut self, number: u64, now: Instant) {
         let Some(job) = self.jobs.get_mut(&number) else { return };
+        if job.must_take_over(now)
+            && let Some(keeper) = &job.keeper
+        {
+            keeper.slay();
+        }
         if !job.take_look(now) {
             return;
         }
-        if job.leaf.is_some() {
-            return self.finish_if_empty(number);
+        if job.leaf.is_none() && job.keeper.is_none() {
+            self.strays.get_or_insert_default();
         }
-        let members = job.members(around, &self.leaders);
-        if members.is_empty() && job.status.is_some() {
-            return self.conclude(number);
-        }
-        if job.killed.is_some() {
-            job.hunt(&members);
-        }
+        self.finish_if_empty(number);
     }
 
     /// A tree that should be dead and is not is told once, and tried on.
-    fn check_overdue(&mut self, number: u64, now: Instant, around: &[Seen]) {
+    fn check_overdue(&mut self, number: u64, now: Instant) {
         let Some(job) = self.jobs.get_mut(&number) else { return };
         let Some(killed) = job.killed.as_mut().filter(|k| !k.told && k.overdue <= now) else { return };
         killed.told = true;
         job.look_now();
-        let survivors = tree::survivors(job, || job.members(around, &self.leaders));
+        let survivors = tree::survivors(job, &walk::look_around());
         fault("kill", &format!("{} lives on with {survivors} process(es)", job.name));
         let told = match job.failure.clone() {
             Some(failure) => FromWarden::Failed { job: number, failure },
@@ -228,26 +292,44 @@ impl Process {
         if !std::mem::take(&mut self.reap_again) {
             return;
         }
-        let turn = reap::orphans(&self.leaders);
+        let turn = reap::orphans(&self.leaders, Some);
         self.reap_again = turn.more;
-        if turn.living > 0 && self.jobs.is_empty() && self.strays.is_none() {
-            self.strays = Some(Hunt::default());
+        let root = self.ground.root.as_ref();
+        let held = |pid: &i32| root.is_some_and(|root| root.holds(*pid));
+        if std::mem::take(&mut self.look_for_strays) && !turn.living.iter().all(held) {
+            self.strays.get_or_insert_default();
         }
     }
 
+    /// Ends whoever descends from the warden although no leaf, keeper or leader holds it: a process that left its leaf,
+    /// or one whose keeper was killed. Orphans of living jobs that are in their leaf are left alone.
     fn hunt_strays(&mut self) {
         let Some(hunt) = &mut self.strays else { return };
-        let own = self.pid.as_raw();
-        let mut living = walk::below(&walk::look_around(), std::iter::once(own));
-        living.retain(|seen| seen.pid != own);
-        if living.is_empty() || !self.jobs.is_empty() {
-            self.strays = None;
-            return;
-        }
+        let (own, around) = (self.pid.as_raw(), walk::look_around());
+        let root = self.ground.root.as_ref();
+        let stray = |seen: &&Seen| {
+            let orphan = seen.parent == own && !self.leaders.contains(&seen.pid);
+            orphan && !seen.ended && !root.is_some_and(|root| root.holds(seen.pid))
+        };
+        let living = walk::below(&around, around.iter().filter(stray).map(|seen| seen.pid));
         hunt.step(&living);
-        if hunt.is_hopeless() {
+        if living.is_empty() {
+            self.strays = None;
+            let lost = |job: &&Job| job.leaf.is_none() && job.keeper.is_none();
+            let lost: Vec<u64> = self.jobs.values().filter(lost).map(|job| job.number).collect();
+            lost.into_iter().for_each(|number| self.conclude(number));
+        } else if hunt.is_hopeless() {
             self.strays = None;
             fault("strays", &format!("{} orphan(s) cannot be ended", living.len()));
         }
+    }
+}
+
+/// A status in the form of wait(2).
+fn of_wait(status: i32) -> ExitStatus {
+    match (status & 0x7f, u8::try_from(status >> 8 & 0xff)) {
+        (0, Ok(code)) => ExitStatus::Code(code),
+        (0, Err(_)) => ExitStatus::Unknown,
+        (number, _) => ExitStatus::Signal { number, core: status & 0x80 != 0 },
     }
 }

@@ -8,15 +8,22 @@ use nix::unistd::Uid;
 use rustix::net::SocketFlags;
 
 use super::super::job::{Job, Phase};
+use super::super::keeper::Keeper;
 use super::super::leader::{self, Orders};
 use super::super::leaf::Leaf;
 use super::super::link::{self, Received};
 use super::super::proto::{self, Answer, FromWarden, PrepareJob, ToWarden, WireFailure};
 use super::super::settings::Identity;
 use super::super::spawn::{self, Leader, errno_of};
-use super::super::{tree, walk};
+use super::super::tree;
 use super::{MAX_NUMBER, Process, REQUESTS_A_TURN, Source, bounded, errno, fault};
 use crate::domain::{SignalTarget, SpawnStage};
+
+/// A leader that was just forked, and its keeper where there are no groups.
+struct Held {
+    leader: Leader,
+    keeper: Option<Keeper>,
+}
 
 impl Process {
     /// Takes a bounded number of requests; the rest is still readable next turn.
@@ -61,9 +68,10 @@ impl Process {
         }
         let (job, name) = (wanted.job, wanted.name.clone());
         match self.fork_leader(&wanted) {
-            Ok((leader, leaf, gate, owner)) => {
-                self.leaders.insert(leader.pid.as_raw());
-                let mut entry = Job::new(job, name, leader, leaf, gate);
+            Ok((held, leaf, gate, owner)) => {
+                let mut entry = Job::new(job, name, held.leader, leaf, gate);
+                entry.keeper = held.keeper;
+                self.leaders.insert(entry.child());
                 entry.owner = owner;
                 entry.deadline = Some(Instant::now() + Duration::from_millis(self.hello.gate_ms));
                 self.adopt(entry);
@@ -76,7 +84,7 @@ impl Process {
     fn fork_leader(
         &mut self,
         wanted: &PrepareJob,
-    ) -> Result<(Leader, Option<Leaf>, OwnedFd, Option<u32>), WireFailure> {
+    ) -> Result<(Held, Option<Leaf>, OwnedFd, Option<u32>), WireFailure> {
         let (identity, home) = self.admit(wanted)?;
         let owner = identity.as_ref().map(|i| i.uid).filter(|_| Uid::effective().is_root());
         let leaf = match &mut self.ground.root {
@@ -88,7 +96,7 @@ impl Process {
         };
         let forked = self.fork_into(wanted, identity.as_ref(), &home, leaf.as_ref());
         match forked {
-            Ok((leader, gate)) => Ok((leader, leaf, gate, owner)),
+            Ok((held, gate)) => Ok((held, leaf, gate, owner)),
             Err(failure) => {
                 if let Some(leaf) = leaf {
                     self.remove_leaf(leaf);
@@ -129,7 +137,7 @@ impl Process {
         identity: Option<&Identity>,
         home: &std::path::Path,
         leaf: Option<&Leaf>,
-    ) -> Result<(Leader, OwnedFd), WireFailure> {
+    ) -> Result<(Held, OwnedFd), WireFailure> {
         let fork_failed = |e| WireFailure::new(SpawnStage::Fork, errno(e), "gate");
         let (ours, theirs) = link::pair(SocketFlags::empty()).map_err(fork_failed)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(fork_failed)?;
@@ -146,8 +154,15 @@ impl Process {
             descriptors: self.descriptors,
             warden: self.pid,
         };
-        let leader = spawn::fork_into(leaf, || leader::live(&orders))?;
-        Ok((leader, ours))
+        let live = |parent| leader::live(&Orders { warden: parent, ..orders });
+        let held = match self.ground.keeper {
+            Some(kind) => {
+                let (keeper, leader) = spawn::fork_kept(kind, live)?;
+                Held { leader, keeper: Some(keeper) }
+            }
+            None => Held { leader: spawn::fork_into(leaf, live)?, keeper: None },
+        };
+        Ok((held, ours))
     }
 
     /// Enters a forked job in the table and the epoll set.
@@ -155,7 +170,11 @@ impl Process {
         let number = job.number;
         let watched = self.watch(number, Source::Leader, job.leader.pidfd.as_fd()).and_then(|()| {
             job.gate.as_ref().map_or(Ok(()), |gate| self.watch(number, Source::Gate, gate.as_fd()))?;
-            job.leaf.as_ref().map_or(Ok(()), |leaf| self.watch(number, Source::Group, leaf.events()))
+            job.leaf.as_ref().map_or(Ok(()), |leaf| self.watch(number, Source::Group, leaf.events()))?;
+            job.keeper.as_ref().map_or(Ok(()), |keeper| {
+                self.watch(number, Source::Keeper, keeper.line.as_fd())?;
+                self.watch(number, Source::Keeper, keeper.pidfd.as_fd())
+            })
         });
         self.jobs.insert(number, job);
         if let Err(errno) = watched {
@@ -201,26 +220,16 @@ impl Process {
     fn signal(&mut self, ask: u64, number: u64, signal: i32, target: SignalTarget) {
         let answer = match self.jobs.get(&number) {
             None => Answer::Finished,
-            Some(job) => {
-                tree::signal(job, signal, target, || job.members(&walk::look_around(), &self.leaders))
-            }
+            Some(job) => tree::signal(job, signal, target),
         };
         self.tell(&FromWarden::Answer { ask, answer });
     }
 
     fn pause(&mut self, ask: u64, number: u64, wanted: bool) {
         let patience = Duration::from_millis(self.hello.pause_ms);
-        let around = match (&self.ground.root, self.jobs.contains_key(&number)) {
-            (None, true) => walk::look_around(),
-            (Some(_), _) | (None, false) => Vec::new(),
-        };
-        let leaders = &self.leaders;
         let answer = match self.jobs.get_mut(&number) {
             None => Some(Answer::Finished),
-            Some(job) => {
-                let members = if job.leaf.is_none() { job.members(&around, leaders) } else { Vec::new() };
-                tree::pause(job, ask, wanted, patience, || members)
-            }
+            Some(job) => tree::pause(job, ask, wanted, patience),
         };
         if let Some(answer) = answer {
             self.tell(&FromWarden::Answer { ask, answer });
@@ -229,7 +238,7 @@ impl Process {
 
     fn census(&mut self, ask: u64) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let orphans = super::super::reap::orphans(&self.leaders).living;
+        let orphans = count(super::super::reap::orphans(&self.leaders, Some).living.len());
         let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         let answer = Answer::Census {
             jobs: count(self.jobs.len()),

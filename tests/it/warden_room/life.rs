@@ -35,17 +35,12 @@ in_each_tier!(an_orderly_shutdown_ends_every_job_and_removes_the_instance, |ward
     assert_eq!(Errno::from_raw(failure.errno), Errno::ESHUTDOWN);
 });
 
-#[tokio::test]
-async fn when_the_warden_is_killed_the_gateway_ends_every_job() {
-    let warden = launch(None).await;
-    if warden.containment().tier == Tier::C {
-        return;
-    }
-    let job = job_id();
+in_each_tier!(when_the_warden_is_killed_every_job_ends, |warden| async move {
+    let (tier, job) = (warden.containment().tier, job_id());
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
     let group = group_of(&running);
-    assert!(group_exists(&group));
+    assert_eq!(group_exists(&group), matches!(tier, Tier::A | Tier::APrime));
     let pid = rustix::process::Pid::from_raw(warden.pid().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     warden.gone().await;
@@ -61,13 +56,13 @@ async fn when_the_warden_is_killed_the_gateway_ends_every_job() {
         }
     };
     tokio::time::timeout(Duration::from_secs(3), swept).await.expect("the stale instance to be swept");
-}
+});
 
 /// The gateway of the test below, in a process of its own: prints its job and waits to be killed.
 #[tokio::test]
 #[ignore = "started by gateway_killed_with_sigkill"]
 async fn gateway_child() {
-    let warden = launch(std::env::var("TIER_C").is_ok().then_some(Tier::C)).await;
+    let warden = launch(tier_of_environment()).await;
     let job = job_id();
     let (_running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
@@ -76,13 +71,10 @@ async fn gateway_child() {
     std::future::pending::<()>().await;
 }
 
-fn gateway_killed_with_sigkill(tier_c: bool) {
+fn gateway_killed_with_sigkill(tier: &str) {
     let mut gateway = Program::new(std::env::current_exe().unwrap());
     gateway.args(["--exact", "warden_room::life::gateway_child", "--ignored", "--nocapture"]);
-    if tier_c {
-        gateway.env("TIER_C", "1");
-    }
-    let mut gateway = gateway.stdout(ProgramStdio::piped()).spawn().unwrap();
+    let mut gateway = gateway.env("TIER", tier).stdout(ProgramStdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
     let job: JobId = lines
         .find_map(|l| l.unwrap().split_once("job=").map(|(_, id)| id.parse().unwrap()))
@@ -95,22 +87,33 @@ fn gateway_killed_with_sigkill(tier_c: bool) {
 
 #[test]
 fn gateway_killed_with_sigkill_leaves_no_job() {
-    gateway_killed_with_sigkill(false);
+    gateway_killed_with_sigkill("");
+}
+
+#[test]
+fn gateway_killed_with_sigkill_leaves_no_job_in_tier_b() {
+    gateway_killed_with_sigkill("B");
 }
 
 #[test]
 fn gateway_killed_with_sigkill_leaves_no_job_in_tier_c() {
-    gateway_killed_with_sigkill(true);
+    gateway_killed_with_sigkill("C");
 }
 
 /// Run as a user who may write no cgroup.
 #[tokio::test]
 #[ignore = "started by without_privileges_the_warden_works_and_says_what_it_cannot"]
 async fn unprivileged_child() {
-    let warden = launch(None).await;
+    let forced = tier_of_environment();
+    let warden = launch(forced).await;
     let containment = warden.containment().clone();
-    assert_eq!(containment.tier, Tier::C);
-    assert!(containment.notes.iter().any(|n| n.contains("no exact containment")), "{containment:?}");
+    assert!(forced.is_none_or(|tier| tier == containment.tier));
+    let (better, said) = match containment.tier {
+        Tier::B => ("not tier A", forced.is_none()),
+        Tier::C => ("no exact containment", true),
+        Tier::A | Tier::APrime => panic!("{containment:?}"),
+    };
+    assert_eq!(containment.notes.iter().any(|n| n.contains(better)), said, "{containment:?}");
     warden.probe().await.unwrap();
     let job = job_id();
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
@@ -127,10 +130,12 @@ fn without_privileges_the_warden_works_and_says_what_it_cannot() {
     if !is_root() {
         return;
     }
-    let mut child = Program::new("setpriv");
-    child.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    child.arg(std::env::current_exe().unwrap());
-    alone("life::unprivileged_child", child);
+    for tier in ["", "B", "C"] {
+        let mut child = Program::new("setpriv");
+        child.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        child.arg(std::env::current_exe().unwrap()).env("TIER", tier);
+        alone("life::unprivileged_child", child);
+    }
 }
 
 #[test]
