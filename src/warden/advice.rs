@@ -62,9 +62,14 @@ pub(super) fn namespaces() -> Vec<String> {
 }
 
 /// Of jobs that can leave their leaf.
-pub(super) fn leaves(who: &str) -> String {
+pub(super) fn leaves(who: &str, sealed: bool) -> String {
+    let step = if sealed {
+        "report this: Landlock is in force and did not deny it"
+    } else {
+        "use a kernel with Landlock, or give tenants an identity of their own (tenant.NAME.identity)"
+    };
     format!(
-        "tier A', not A: a process of {who} can move itself out of its leaf; such a process is ended when its job ends, unless it finds a parent elsewhere. Give tenants an identity of their own (tenant.NAME.identity), or use a kernel with Landlock"
+        "tier A', not A: a process of {who} can move itself out of its leaf; such a process is ended when its job ends, unless it finds a parent elsewhere; {step}"
     )
 }
 

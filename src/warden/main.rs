@@ -66,7 +66,8 @@ enum Source {
 pub fn main() -> ExitCode {
     match begin() {
         Ok(process) => process.run(),
-        Err(reason) => {
+        Err(Unready::Told) => ExitCode::FAILURE,
+        Err(Unready::Fault(reason)) => {
             fault("start", &reason);
             ExitCode::FAILURE
         }
@@ -109,7 +110,20 @@ struct Process {
     gateway_gone: bool,
 }
 
-fn begin() -> Result<Process, String> {
+/// Why there is no warden.
+enum Unready {
+    /// The gateway knows, and says so.
+    Told,
+    Fault(String),
+}
+
+impl From<String> for Unready {
+    fn from(reason: String) -> Self {
+        Self::Fault(reason)
+    }
+}
+
+fn begin() -> Result<Process, Unready> {
     let step = |what: &'static str| move |e: Errno| format!("{what}: {e}");
     let own = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let own = own.map_err(|e| format!("own binary: {e}"))?;
@@ -130,9 +144,9 @@ fn begin() -> Result<Process, String> {
     let ground = match trial::establish(&hello, &base, &instance_name()?) {
         Ok(ground) => ground,
         Err(reason) => {
-            let unfit = proto::encode(&FromWarden::Unfit { reason: reason.clone() }, MAX_MESSAGE);
+            let unfit = proto::encode(&FromWarden::Unfit { reason }, MAX_MESSAGE);
             let _ = link::send(gateway.as_fd(), &unfit.unwrap_or_default(), &[]);
-            return Err(reason);
+            return Err(Unready::Told);
         }
     };
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(step("epoll"))?;

@@ -266,7 +266,7 @@ fn who_leaves(hello: &Hello, base: &Base, root: &mut Root, own: &Path) -> Result
 fn leaves(leaf: &Leaf, base: &Base, identity: Option<&Identity>, ways: &[PathBuf]) -> Result<bool, String> {
     let leader = spawn::fork_into(Some(leaf), |_| {
         let confined =
-            identity.map_or(Ok(()), confine::take_identity).and_then(|()| confine::no_new_privileges());
+            base.put_on(base.ruleset()).and_then(|()| identity.map_or(Ok(()), confine::take_identity));
         let made = escape(std::process::id());
         let out = |way: &PathBuf| {
             fs::write(way.join("cgroup.procs"), "0").is_ok() || fs::create_dir(way.join(&made)).is_ok()

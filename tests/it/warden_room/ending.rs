@@ -1,12 +1,13 @@
 //! How jobs end: whole trees, whatever they do, and nothing left of them.
 
 use super::*;
+use crate::support::{PATIENCE, eventually};
 
 in_each_tier!(a_kill_ends_the_whole_tree, |warden| async move {
     let job = job_id();
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
-    assert!(living(job).len() >= 4, "{:?}", living(job));
+    eventually(PATIENCE, "the tree has grown", || living(job).len() >= 4);
     running.kill();
     running.kill();
     assert_eq!(running.exited().await, ExitStatus::Signal { number: 9, core: false });

@@ -1,6 +1,7 @@
 //! The warden's own life: probe, shutdown, and the death of either process.
 
 use super::*;
+use crate::support::{PATIENCE, eventually};
 
 in_each_tier!(a_probe_spawns_for_real_and_leaves_nothing, |warden| async move {
     for _ in 0..5 {
@@ -79,7 +80,7 @@ fn gateway_killed_with_sigkill(tier: &str) {
     let job: JobId = lines
         .find_map(|l| l.unwrap().split_once("job=").map(|(_, id)| id.parse().unwrap()))
         .expect("the gateway's job");
-    assert!(living(job).len() >= 4);
+    eventually(PATIENCE, "the tree has grown", || living(job).len() >= 4);
     gateway.kill().unwrap();
     gateway.wait().unwrap();
     wait_for_all_of(job, Duration::from_secs(1));
