@@ -17,6 +17,7 @@ mod policy;
 mod serve;
 mod target;
 mod terminal;
+mod tls;
 
 use std::process::ExitCode;
 

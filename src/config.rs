@@ -5,6 +5,7 @@
 
 mod check;
 mod environment;
+pub mod keys;
 mod layers;
 mod locate;
 mod raw;
@@ -15,8 +16,8 @@ mod units;
 pub use environment::Environment;
 pub use layers::{Sources, load};
 pub use raw::{
-    AllowEnv, Auto, ForcedTier, IdentityOf, LogFormat, ModeWord, Overflow, PolicyTable, Raw, Require, Sync,
-    TenantTable, TokenTable,
+    AllowEnv, Auto, CertificateTable, ForcedTier, IdentityOf, JwtTable, LogFormat, ModeWord, OnExpiryWord,
+    Overflow, PolicyTable, Raw, Require, Sync, TenantTable, TokenTable,
 };
 pub use show::{show, show_json};
 pub use units::{Cap, Size, Time};

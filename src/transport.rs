@@ -13,41 +13,48 @@
 
 mod access;
 mod auth;
+mod caller;
 mod connection;
 mod dispatch;
 mod follower;
 mod health;
 mod jobs;
 mod listener;
+mod proxy;
 mod reader;
 mod router;
 mod sessions;
+mod tickets;
+mod tls;
 mod upgrade;
 mod views;
 mod writer;
 
-pub use auth::{Credential, TokenDigest};
+pub use access::Names;
+pub use auth::{
+    Access, CertificateName, Credential, Credentials, Jwt, JwtKey, KeyFailure, OnExpiry, Roles, TenantOf,
+    TokenDigest,
+};
 pub use health::{Components, Health};
-pub use listener::{Bound, bind};
+pub use listener::{Bound, Door, bind};
+pub use proxy::Network;
 pub use router::Gateway;
+pub use tls::{Tls, TlsFailure, TlsFiles, load as load_tls};
+pub use tokio_rustls::rustls::ServerConfig;
 
 use std::time::Duration;
 
 /// Bounds and names of the front door.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Origins that browsers may connect from, besides the host they were served from.
-    pub origins: Vec<String>,
-    /// Names this server answers to, besides loopback names when it listens on loopback.
-    pub hosts: Vec<String>,
-    /// It listens on loopback only.
-    pub loopback: bool,
     /// Most connections at once; each costs a task pair and its buffers.
     pub max_connections: usize,
     /// From accept to the first byte: a silent peer holds a place.
     pub first_byte: Duration,
     /// From the first byte to the end of the headers (slowloris).
     pub headers: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
     /// Largest header block, bytes.
     pub max_header_bytes: usize,
     /// Most headers.

@@ -85,6 +85,9 @@ pub(super) struct Target {
     /// A file that holds the token [default: $EXECGATE_TOKEN, else the file that `serve` made]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// Certificates to trust besides the system's, PEM [default: $EXECGATE_CA]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

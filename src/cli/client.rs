@@ -13,6 +13,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::output::Trouble;
 use super::target::Target;
+use super::tls;
 
 /// How long the last frame may take.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -48,7 +49,8 @@ impl Client {
         let bearer = bearer.map_err(|_| Trouble::usage("the token holds characters that no token has"))?;
         request.headers_mut().insert("authorization", bearer);
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("execgate.v1"));
-        match tokio_tungstenite::connect_async(request).await {
+        let connector = tls::connector(target)?;
+        match tokio_tungstenite::connect_async_tls_with_config(request, None, true, connector).await {
             Ok((socket, _)) => Ok(Self { socket, last_id: 0, early: VecDeque::new() }),
             Err(error) => Err(unconnected(target, &error)),
         }

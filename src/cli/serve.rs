@@ -51,7 +51,7 @@ fn start_logs(loaded: &Loaded) -> Result<(), Trouble> {
 
 /// With no token configured, the one of the state directory, made on first use.
 fn setup(loaded: &Loaded, environment: &Environment) -> Result<Setup, Trouble> {
-    let made = if loaded.settings.auth.token.is_empty() {
+    let made = if !loaded.settings.auth.is_configured() {
         let directory = environment.state_directory();
         let directory = directory.ok_or_else(|| Trouble::failed("there is no home directory to keep a token in; set HOME or XDG_STATE_HOME, or configure [auth.token.NAME]"))?;
         Some(
@@ -66,8 +66,10 @@ fn setup(loaded: &Loaded, environment: &Environment) -> Result<Setup, Trouble> {
 
 fn banner(server: &Server) -> Result<(), Trouble> {
     let (address, containment) = (server.address(), server.containment());
-    say(format!("execgate {} listening on http://{address}", env!("CARGO_PKG_VERSION")))?;
-    let url = if address.port() == 7171 { String::new() } else { format!(" --url http://{address}") };
+    let scheme = if server.speaks_tls() { "https" } else { "http" };
+    say(format!("execgate {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION")))?;
+    let usual = address.port() == 7171 && scheme == "http";
+    let url = if usual { String::new() } else { format!(" --url {scheme}://{address}") };
     say(format!("try:          execgate exec{url} -- uname -a"))?;
     for policy in server.policies() {
         let mode = if policy.mode == crate::verdict::Mode::Monitor { ", monitor only" } else { "" };

@@ -1,5 +1,7 @@
 //! Which gateway, and with which token.
 
+use std::path::PathBuf;
+
 use crate::config::{Environment, token};
 
 use super::args;
@@ -13,6 +15,8 @@ const DEFAULT: &str = "http://127.0.0.1:7171";
 pub(super) struct Target {
     pub(super) url: String,
     pub(super) token: String,
+    /// Certificates to trust besides the system's.
+    pub(super) ca: Option<PathBuf>,
 }
 
 impl Target {
@@ -21,12 +25,14 @@ impl Target {
         let environment = Environment::of_process();
         let url = args.url.clone().or_else(|| environment.get("EXECGATE_URL").map(str::to_owned));
         let url = url.unwrap_or_else(|| DEFAULT.to_owned());
-        if !url.starts_with("http://") {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(Trouble::usage(format!(
-                "{url:?}: give the gateway's URL as http://HOST:PORT (TLS is not there yet)"
+                "{url:?}: give the gateway's URL as https://HOST:PORT or http://HOST:PORT"
             )));
         }
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), token: find_token(args, &environment)? })
+        let ca = args.ca.clone().or_else(|| environment.get("EXECGATE_CA").map(Into::into));
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { url, token: find_token(args, &environment)?, ca })
     }
 
     /// The WebSocket's URL.

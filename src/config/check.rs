@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::raw::{IdentityOf, Raw};
+use super::raw::{IdentityOf, JwtTable, Raw};
 use super::{Auto, Cap, ConfigFailure, Time};
 
 /// # Errors
@@ -10,6 +10,8 @@ use super::{Auto, Cap, ConfigFailure, Time};
 pub(super) fn whole(raw: &Raw) -> Result<(), ConfigFailure> {
     names(raw)?;
     tokens(raw)?;
+    certificates(raw)?;
+    raw.auth.jwt.iter().try_for_each(jwt)?;
     raw.tenant
         .iter()
         .try_for_each(|(name, tenant)| tenant.identity.as_ref().map_or(Ok(()), |i| identity(name, i)))?;
@@ -32,7 +34,10 @@ fn names(raw: &Raw) -> Result<(), ConfigFailure> {
     let policies = raw.policy.keys().map(|n| ("policy", n));
     let tokens = raw.auth.token.keys().map(|n| ("auth.token", n));
     let of_tokens = raw.auth.token.values().map(|t| ("auth.token.*.tenant", &t.tenant));
-    for (table, name) in tenants.chain(policies).chain(tokens).chain(of_tokens) {
+    let certificates = raw.auth.mtls.values().map(|c| ("auth.mtls.*.tenant", &c.tenant));
+    let of_all = raw.auth.jwt.iter().filter_map(|jwt| jwt.tenant.as_ref()).map(|n| ("auth.jwt.tenant", n));
+    let all = tenants.chain(policies).chain(tokens).chain(of_tokens).chain(certificates).chain(of_all);
+    for (table, name) in all {
         if !is_name(name) {
             return refuse(format!("{table}: {name:?} is no name; use a-z, 0-9 and -, at most 63"));
         }
@@ -58,6 +63,50 @@ fn tokens(raw: &Raw) -> Result<(), ConfigFailure> {
         if token.subject.is_empty() || token.subject.len() > 256 {
             return refuse(format!("auth.token.{name}.subject: 1 to 256 bytes"));
         }
+    }
+    Ok(())
+}
+
+fn certificates(raw: &Raw) -> Result<(), ConfigFailure> {
+    const KINDS: [&str; 4] = ["cn:", "dns:", "uri:", "email:"];
+    let tls = &raw.server.tls;
+    if tls.is_on() == tls.key.as_os_str().is_empty() {
+        return refuse("server.tls: cert and key go together");
+    }
+    if !tls.client_ca.as_os_str().is_empty() && !tls.is_on() {
+        return refuse("server.tls.client_ca: client certificates need server.tls.cert and key");
+    }
+    if !raw.auth.mtls.is_empty() && tls.client_ca.as_os_str().is_empty() {
+        return refuse("auth.mtls: client certificates are asked for only with server.tls.client_ca");
+    }
+    for (name, table) in &raw.auth.mtls {
+        if !KINDS.iter().any(|kind| table.name.strip_prefix(kind).is_some_and(|rest| !rest.is_empty())) {
+            return refuse(format!(
+                "auth.mtls.{name}.name: say which kind of name: cn:, dns:, uri: or email: and the name"
+            ));
+        }
+        if table.subject.is_empty() || table.subject.len() > 256 {
+            return refuse(format!("auth.mtls.{name}.subject: 1 to 256 bytes"));
+        }
+    }
+    Ok(())
+}
+
+fn jwt(jwt: &JwtTable) -> Result<(), ConfigFailure> {
+    if jwt.issuer.is_empty() || jwt.audience.is_empty() {
+        return refuse("auth.jwt: issuer and audience say which tokens are meant for this server; name both");
+    }
+    if jwt.jwks.is_none() && jwt.key.is_empty() {
+        return refuse("auth.jwt: no key; give jwks, or [auth.jwt.key.KID]");
+    }
+    match (&jwt.tenant, &jwt.tenant_claim) {
+        (Some(_), None) | (None, Some(_)) => {}
+        (Some(_), Some(_)) | (None, None) => {
+            return refuse("auth.jwt: either tenant (for every token), or tenant_claim");
+        }
+    }
+    if jwt.leeway.is_some_and(|leeway| leeway.0 > std::time::Duration::from_secs(300)) {
+        return refuse("auth.jwt.leeway: at most 5m; a clock further off than that needs mending");
     }
     Ok(())
 }
@@ -118,9 +167,15 @@ fn public(raw: &Raw) -> Result<(), ConfigFailure> {
     if listen.ip().is_loopback() {
         return Ok(());
     }
-    let mut missing = vec!["TLS, which this version does not have"];
-    if raw.auth.token.is_empty() {
-        missing.push("an [auth.token.NAME] table");
+    let mut missing = Vec::new();
+    if !raw.server.tls.is_on() && raw.server.trusted_proxies.is_empty() {
+        missing.push("server.tls (or server.trusted_proxies, which speak TLS for it)");
+    }
+    if !raw.auth.is_configured() {
+        missing.push("an [auth.token.NAME], [auth.jwt] or [auth.mtls.NAME] table");
+    }
+    if raw.server.hosts.is_empty() {
+        missing.push("a name in server.hosts");
     }
     if raw.policy.is_empty() {
         missing.push("a [policy.NAME] table");
@@ -129,8 +184,11 @@ fn public(raw: &Raw) -> Result<(), ConfigFailure> {
     if nix::unistd::geteuid().is_root() && !identities && raw.jobs.allow_root != Auto::Set(true) {
         missing.push("a [tenant.NAME.identity] for jobs to run as");
     }
+    if missing.is_empty() {
+        return Ok(());
+    }
     refuse(format!(
-        "server.listen: {listen} can be reached by others, and that needs {}; listen on 127.0.0.1 and put a TLS proxy on the same host in front",
+        "server.listen: {listen} can be reached by others, and that needs {}; or listen on 127.0.0.1",
         missing.join(", ")
     ))
 }

@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Variables that begin with the prefix and are no settings.
-const NOT_SETTINGS: [&str; 5] =
-    ["EXECGATE_URL", "EXECGATE_TOKEN", "EXECGATE_TOKEN_FILE", "EXECGATE_JOB", "EXECGATE_CONFIG"];
+const NOT_SETTINGS: [&str; 6] = [
+    "EXECGATE_CA",
+    "EXECGATE_URL",
+    "EXECGATE_TOKEN",
+    "EXECGATE_TOKEN_FILE",
+    "EXECGATE_JOB",
+    "EXECGATE_CONFIG",
+];
 
 /// What the environment says to this program.
 #[derive(Debug, Clone, Default)]

@@ -80,16 +80,94 @@ section!(
         listen: SocketAddr,
         hosts: Vec<String>,
         origins: Vec<String>,
+        trusted_proxies: Vec<String>,
+        tls: TlsTable,
     }
 );
+
+section!(
+    /// `[server.tls]`
+    TlsTable {
+        cert: PathBuf,
+        key: PathBuf,
+        client_ca: PathBuf,
+    }
+);
+
+impl TlsTable {
+    /// Whether TLS is to be spoken.
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
+}
 
 section!(
     /// `[auth]`
     Auth {
         admin_groups: Vec<String>,
         tenant_admin_groups: Vec<String>,
+        on_expiry: OnExpiryWord,
         #[serde(default)]
         token: BTreeMap<String, TokenTable>,
+        #[serde(default)]
+        mtls: BTreeMap<String, CertificateTable>,
+        jwt: Option<JwtTable>,
+    }
+);
+
+impl Auth {
+    /// Whether anybody is named who may connect.
+    pub fn is_configured(&self) -> bool {
+        !self.token.is_empty() || !self.mtls.is_empty() || self.jwt.is_some()
+    }
+}
+
+/// `auth.on_expiry`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExpiryWord {
+    /// The connection is closed and its sessions end.
+    End,
+    /// Its calls are refused.
+    Refuse,
+}
+
+section!(
+    /// `[auth.mtls.NAME]`
+    CertificateTable {
+        name: String,
+        tenant: String,
+        subject: String,
+        #[serde(default)]
+        groups: Vec<String>,
+    }
+);
+
+section!(
+    /// `[auth.jwt]`
+    JwtTable {
+        issuer: String,
+        audience: Vec<String>,
+        jwks: Option<PathBuf>,
+        #[serde(default)]
+        key: BTreeMap<String, JwtKeyTable>,
+        tenant: Option<String>,
+        tenant_claim: Option<String>,
+        subject_claim: Option<String>,
+        groups_claim: Option<String>,
+        #[serde(default)]
+        attributes: Vec<String>,
+        leeway: Option<Time>,
+        #[serde(default)]
+        revoked: Vec<String>,
+    }
+);
+
+section!(
+    /// `[auth.jwt.key.NAME]`
+    JwtKeyTable {
+        algorithm: String,
+        file: PathBuf,
     }
 );
 
@@ -189,6 +267,7 @@ section!(
         header_bytes: Size,
         headers: usize,
         first_byte: Time,
+        handshake: Time,
         header_time: Time,
         ping: Time,
         dead_after: Time,

@@ -1,18 +1,19 @@
 //! Everything a gateway is built from: the settings of each room, taken from the configuration.
 
-use std::collections::BTreeMap;
+mod auth;
+mod people;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::{Uid, User};
-
-use crate::config::{ForcedTier, IdentityOf, ModeWord, Overflow, PolicyTable, Raw, Require, Sync};
-use crate::domain::{Authority, JobLimits, Principal, Tier};
+use crate::config::{ForcedTier, ModeWord, Overflow, PolicyTable, Raw, Require, Sync};
+use crate::domain::{JobLimits, Tier};
 use crate::policy::{Module, PolicySettings, default_set};
-use crate::session::{Home, Identity};
-use crate::transport::{Credential, TokenDigest};
+use crate::transport::{Credentials, Names, Network};
+use people::{People, home, invoker};
+
 use crate::{audit, policy, quota, session, stream, transport, warden};
 
 /// Lines of the decision log that wait to be written.
@@ -27,7 +28,11 @@ pub struct Setup {
     /// Where to listen.
     pub listen: SocketAddr,
     /// Who may connect.
-    pub credentials: Vec<Credential>,
+    pub credentials: Credentials,
+    /// Which names are answered to.
+    pub names: Names,
+    /// TLS, where it is spoken.
+    pub tls: Option<Arc<transport::ServerConfig>>,
     /// Refuse to start where containment is best effort.
     pub require_exact: bool,
     /// From the signal to TERM for the jobs.
@@ -73,6 +78,20 @@ pub enum SetupFailure {
         "tenant.{0}.identity: only root can run jobs as another user; start the server as root, or leave the identity out"
     )]
     NotRoot(String),
+    /// A file of keys that cannot be used.
+    #[error("auth.jwt: {}: {what}", path.display())]
+    Keys {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Certificate or key that cannot be used.
+    #[error("server.tls: {0}")]
+    Tls(#[from] transport::TlsFailure),
+    /// Not an address range.
+    #[error("server.trusted_proxies: {0:?} is no address or network; write it like \"10.0.0.0/8\"")]
+    Network(String),
 }
 
 impl Setup {
@@ -90,7 +109,9 @@ impl Setup {
         let streams = streams(raw);
         Ok(Self {
             listen: raw.server.listen,
-            credentials: credentials(raw, token),
+            credentials: auth::credentials(raw, token)?,
+            names: names(raw, loopback)?,
+            tls: auth::tls(raw)?,
             require_exact: raw.containment.require.or(if loopback {
                 Require::BestEffort
             } else {
@@ -109,147 +130,20 @@ impl Setup {
             warden: warden_settings(raw, &people),
             audit: audit_settings(raw),
             session: session_settings(raw, people, streams, loopback),
-            transport: transport_settings(raw, loopback),
+            transport: transport_settings(raw),
         })
     }
 }
 
-/// Whom jobs run as.
-struct People {
-    identities: Vec<warden::Identity>,
-    by_tenant: BTreeMap<Arc<str>, Identity>,
-}
-
-impl People {
-    fn of(raw: &Raw) -> Result<Self, SetupFailure> {
-        let mut people = Self { identities: Vec::new(), by_tenant: BTreeMap::new() };
-        for (tenant, table) in &raw.tenant {
-            let Some(identity) = &table.identity else { continue };
-            let person = person(tenant, identity)?;
-            if !Uid::effective().is_root() {
-                return Err(SetupFailure::NotRoot(tenant.clone()));
-            }
-            let home = home(&person);
-            let place = u32::try_from(people.identities.len()).ok();
-            people.identities.push(person);
-            people.by_tenant.insert(tenant.as_str().into(), Identity { place, home });
-        }
-        if people.by_tenant.is_empty() {
-            people.by_tenant.insert("*".into(), Identity { place: None, home: home(&invoker()) });
-        }
-        Ok(people)
-    }
-
-    fn root_jobs(&self) -> bool {
-        let invoked = self.by_tenant.values().any(|identity| identity.place.is_none());
-        (invoked && Uid::effective().is_root()) || self.identities.iter().any(|person| person.uid == 0)
-    }
-}
-
-fn person(tenant: &str, identity: &IdentityOf) -> Result<warden::Identity, SetupFailure> {
-    let uid = identity.uid.unwrap_or_default();
-    let Some(name) = &identity.user else {
-        let known = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| of_user(&user));
-        let nameless = warden::Identity {
-            uid,
-            gid: 0,
-            groups: Vec::new(),
-            user: uid.to_string(),
-            home: PathBuf::from("/"),
-            shell: PathBuf::from("/bin/sh"),
-        };
-        let groups = identity.groups.clone().unwrap_or_default();
-        return Ok(warden::Identity {
-            gid: identity.gid.unwrap_or_default(),
-            groups,
-            ..known.unwrap_or(nameless)
-        });
-    };
-    let no_user = || SetupFailure::NoUser { tenant: tenant.to_owned(), user: name.clone() };
-    let user = User::from_name(name).ok().flatten().ok_or_else(no_user)?;
-    Ok(of_user(&user))
-}
-
-fn of_user(user: &User) -> warden::Identity {
-    warden::Identity {
-        uid: user.uid.as_raw(),
-        gid: user.gid.as_raw(),
-        groups: Vec::new(),
-        user: user.name.clone(),
-        home: user.dir.clone(),
-        shell: user.shell.clone(),
-    }
-}
-
-/// The user who started the server.
-fn invoker() -> warden::Identity {
-    let uid = Uid::effective();
-    match User::from_uid(uid).ok().flatten() {
-        Some(user) => of_user(&user),
-        None => warden::Identity {
-            uid: uid.as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            groups: Vec::new(),
-            user: uid.to_string(),
-            home: PathBuf::from("/"),
-            shell: PathBuf::from("/bin/sh"),
-        },
-    }
-}
-
-fn home(person: &warden::Identity) -> Home {
-    let there = person.home.is_dir();
-    Home {
-        user: person.user.clone(),
-        home: if there { person.home.display().to_string() } else { "/".to_owned() },
-        shell: person.shell.display().to_string(),
-    }
-}
-
-fn credentials(raw: &Raw, token: Option<&str>) -> Vec<Credential> {
-    let mut all: Vec<_> = raw
-        .auth
-        .token
-        .values()
-        .filter_map(|table| {
-            let digest = digest(&table.sha256)?;
-            let groups: Vec<Arc<str>> = table.groups.iter().map(|g| g.as_str().into()).collect();
-            let is_in = |named: &[String]| table.groups.iter().any(|group| named.contains(group));
-            let authority = match (is_in(&raw.auth.admin_groups), is_in(&raw.auth.tenant_admin_groups)) {
-                (true, _) => Authority::Admin,
-                (false, true) => Authority::TenantAdmin,
-                (false, false) => Authority::Caller,
-            };
-            Some(credential(digest, &table.tenant, &table.subject, groups, authority))
-        })
-        .collect();
-    all.extend(token.map(|token| {
-        let user = invoker().user;
-        credential(TokenDigest::of(token), "local", &user, Vec::new(), Authority::Admin)
-    }));
-    all
-}
-
-fn credential(
-    digest: TokenDigest,
-    tenant: &str,
-    subject: &str,
-    groups: Vec<Arc<str>>,
-    authority: Authority,
-) -> Credential {
-    let attributes = BTreeMap::new();
-    let principal =
-        Principal { tenant: tenant.into(), subject: subject.into(), groups, attributes, authority };
-    Credential { digest, principal: Arc::new(principal) }
-}
-
-/// 64 hexadecimal digits, which the configuration has checked.
-fn digest(text: &str) -> Option<TokenDigest> {
-    let mut digest = [0; 32];
-    for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(TokenDigest(digest))
+fn names(raw: &Raw, loopback: bool) -> Result<Names, SetupFailure> {
+    let network = |text: &String| Network::parse(text).ok_or_else(|| SetupFailure::Network(text.clone()));
+    Ok(Names {
+        origins: raw.server.origins.clone(),
+        hosts: raw.server.hosts.clone(),
+        loopback,
+        proxies: raw.server.trusted_proxies.iter().map(network).collect::<Result<_, _>>()?,
+        plain_only_from_proxies: !loopback && !raw.server.tls.is_on(),
+    })
 }
 
 fn policies(raw: &Raw) -> policy::Settings {
@@ -371,14 +265,12 @@ fn session_settings(
     }
 }
 
-fn transport_settings(raw: &Raw, loopback: bool) -> transport::Settings {
+fn transport_settings(raw: &Raw) -> transport::Settings {
     transport::Settings {
-        origins: raw.server.origins.clone(),
-        hosts: raw.server.hosts.clone(),
-        loopback,
         max_connections: raw.limits.connections,
         first_byte: raw.limits.first_byte.0,
         headers: raw.limits.header_time.0,
+        handshake: raw.limits.handshake.0,
         max_header_bytes: raw.limits.header_bytes.get().max(8192),
         max_headers: raw.limits.headers,
         max_message: raw.limits.message.get(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,7 +14,7 @@ use crate::domain::{Containment, Tier};
 use crate::policy::{self, Policies, PolicySummary};
 use crate::quota::{Breaker, Limiter, Slots};
 use crate::session::{Core, Rooms};
-use crate::transport::{self, Gateway, Health};
+use crate::transport::{self, Access, Door, Gateway, Health, Tls};
 use crate::warden::{self, Warden};
 
 use super::setup::Setup;
@@ -73,6 +74,11 @@ impl Server {
         self.address
     }
 
+    /// Whether it speaks TLS.
+    pub const fn speaks_tls(&self) -> bool {
+        self.setup.tls.is_some()
+    }
+
     /// How well this host contains jobs.
     pub fn containment(&self) -> &Containment {
         self.core.rooms.warden.containment()
@@ -128,16 +134,21 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
         Core::new(rooms, setup.session.clone(), tracker.clone()).map_err(|_| StartFailure::Randomness)?;
     let (stop, listening) = (CancellationToken::new(), CancellationToken::new());
     let settings = Arc::new(setup.transport.clone());
+    let names = Arc::new(ArcSwap::from_pointee(setup.names.clone()));
+    let access = Arc::new(Access::new(setup.credentials.clone()));
+    let tls = setup.tls.clone().map(|config| Arc::new(Tls::new(config)));
     let gateway = Gateway {
         core: core.clone(),
         settings: settings.clone(),
-        credentials: Arc::new(setup.credentials.clone()),
+        access: access.clone(),
+        names: names.clone(),
         health: Arc::new(Health::default()),
         tracker: tracker.clone(),
         stop: stop.clone(),
     };
     let address = listener.address;
-    tracker.spawn(listener.serve(gateway.router(), settings, tracker.clone(), listening.clone()));
+    let door = Door { settings, names: names.clone(), tls: tls.clone(), admin: false };
+    tracker.spawn(listener.serve(gateway.router(), door, tracker.clone(), listening.clone()));
     tracker.spawn(prune(core.clone(), stop.clone()));
     Ok(Server { core, setup, tracker, stop, listening, address })
 }

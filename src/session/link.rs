@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::domain::{ConnectionId, SessionId};
+use crate::domain::{ConnectionId, EndReason, SessionId};
 
 use super::{Job, Session};
 
@@ -68,6 +68,14 @@ impl Link {
         };
         for session in owned {
             session.disconnect(self).await;
+        }
+    }
+
+    /// Ends every session the connection owns, detachable ones too: its credential stands no more.
+    pub async fn end_sessions(&self, word: &'static str) {
+        let owned = self.desk().owned.clone();
+        for session in owned {
+            session.end(EndReason::Disconnect, word).await;
         }
     }
 

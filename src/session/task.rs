@@ -136,6 +136,12 @@ impl Session {
         answer.await.map_err(|_| Failure::NotFound("session"))
     }
 
+    /// Closes the session without waiting for it.
+    pub async fn end(&self, reason: EndReason, word: &'static str) {
+        // A session that is gone has nothing left to end.
+        let _ = self.send(Request::Close { reason, word, reply: None }).await;
+    }
+
     /// Tells the session that a connection is gone. Another connection's going changes nothing.
     pub async fn disconnect(&self, link: &Arc<Link>) {
         // A session that is gone has nothing left to do.

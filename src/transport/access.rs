@@ -5,7 +5,22 @@
 
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 
-use super::Settings;
+use super::proxy::Network;
+
+/// Names this server answers to, pages that may speak to it, and proxies whose word is taken. Replaced whole by a reload.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Origins that browsers may connect from, besides the host they were served from.
+    pub origins: Vec<String>,
+    /// Names this server answers to, besides loopback names when it listens on loopback.
+    pub hosts: Vec<String>,
+    /// It listens on loopback only.
+    pub loopback: bool,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub proxies: Vec<Network>,
+    /// Whether anybody but a trusted proxy may speak without TLS.
+    pub plain_only_from_proxies: bool,
+}
 
 /// Why a request was turned away: the status and what to do about it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,16 +37,16 @@ fn refused(status: StatusCode, message: impl Into<String>) -> Refused {
 ///
 /// # Errors
 /// 421 for a name this server does not answer to, 403 for a page that may not speak to it.
-pub(super) fn check(headers: &HeaderMap, uri: &Uri, settings: &Settings) -> Result<(), Refused> {
+pub(super) fn check(headers: &HeaderMap, uri: &Uri, names: &Names) -> Result<(), Refused> {
     let authority = host(headers, uri)?;
-    if !answers_to(name_of(&authority), settings) {
+    if !answers_to(name_of(&authority), names) {
         let message = format!("this server does not answer to {authority:?}; add the name to server.hosts");
         return Err(refused(StatusCode::MISDIRECTED_REQUEST, message));
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let Some(origin) = origins.next() else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
-    if origins.next().is_some() || !may_speak(origin, &authority, settings) {
+    if origins.next().is_some() || !may_speak(origin, &authority, names) {
         let message = format!("pages from {origin:?} may not connect; add the origin to server.origins");
         return Err(refused(StatusCode::FORBIDDEN, message));
     }
@@ -59,41 +74,27 @@ fn name_of(authority: &str) -> &str {
     }
 }
 
-fn answers_to(name: &str, settings: &Settings) -> bool {
+fn answers_to(name: &str, names: &Names) -> bool {
     let loopback = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
-    (settings.loopback && loopback) || settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
+    (names.loopback && loopback) || names.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
 }
 
 /// Exactly the origin this page was served from, or exactly one on the list.
-fn may_speak(origin: &str, authority: &str, settings: &Settings) -> bool {
+fn may_speak(origin: &str, authority: &str, names: &Names) -> bool {
     let same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(authority));
-    same || settings.origins.iter().any(|allowed| allowed == origin)
+    same || names.origins.iter().any(|allowed| allowed == origin)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn settings() -> Settings {
-        Settings {
+    fn names() -> Names {
+        Names {
             origins: vec!["https://console.example".to_owned()],
             hosts: vec!["gate.example".to_owned()],
             loopback: true,
-            max_connections: 1,
-            first_byte: Duration::ZERO,
-            headers: Duration::ZERO,
-            max_header_bytes: 0,
-            max_headers: 0,
-            max_message: 0,
-            max_outstanding: 0,
-            requests_per_second: 0,
-            ping_every: Duration::ZERO,
-            dead_after: Duration::ZERO,
-            stall: Duration::ZERO,
-            send_buffer: 0,
-            frame: 0,
+            ..Names::default()
         }
     }
 
@@ -105,7 +106,7 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        check(&headers, &Uri::from_static("/v1/ws"), &settings()).map_or_else(|r| r.status.as_u16(), |()| 200)
+        check(&headers, &Uri::from_static("/v1/ws"), &names()).map_or_else(|r| r.status.as_u16(), |()| 200)
     }
 
     #[test]

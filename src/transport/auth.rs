@@ -1,21 +1,53 @@
-//! Credentials: static tokens, compared by digest in constant time.
+//! Who is calling: static tokens, signed tokens (JWT), client certificates, and one-use tickets for browsers.
+//!
+//! One place knows all of them, so that a reload replaces them whole and every connection can ask whether what it was
+//! admitted with still stands. A wrong credential costs its source; a missing one costs nothing, for nothing was tried.
+//! No secret is kept: tokens and tickets as digests, JWTs as the fingerprint of the key that signed them.
 
+mod certificate;
+mod jwt;
+mod penalty;
+mod ticket;
+
+pub use certificate::CertificateName;
+pub use jwt::{Jwt, JwtKey, KeyFailure, TenantOf};
+
+pub(super) use certificate::Certificate;
+pub(super) use ticket::VALID;
+
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-use crate::domain::Principal;
+use crate::domain::{Authority, Principal};
+
+use penalty::Penalties;
+use ticket::Tickets;
+
+/// Longest `Authorization` value looked at, bytes: anything longer is no token of ours.
+const MAX_VALUE: usize = 8192;
 
 /// SHA-256 of a token. The token itself is never kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenDigest(pub [u8; 32]);
 
 impl TokenDigest {
     /// The digest of a token.
     pub fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
+    }
+}
+
+impl std::fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenDigest(redacted)")
     }
 }
 
@@ -28,66 +60,239 @@ pub struct Credential {
     pub principal: Arc<Principal>,
 }
 
-/// Longest `Authorization` value looked at, bytes: anything longer is no token of ours.
-const MAX_VALUE: usize = 4096;
+/// Groups that give authority beyond one's own sessions.
+#[derive(Debug, Clone, Default)]
+pub struct Roles {
+    /// Members see and end everything.
+    pub admin: Vec<String>,
+    /// Members see and end everything of their tenant.
+    pub tenant_admin: Vec<String>,
+}
 
-/// The principal whose token the request carries. Every credential is compared, whichever matches, so that time
-/// tells nothing.
-pub(super) fn authenticate(headers: &HeaderMap, credentials: &[Credential]) -> Option<Arc<Principal>> {
+impl Roles {
+    /// What the groups give.
+    pub fn authority(&self, groups: &[Arc<str>]) -> Authority {
+        let is_in = |named: &[String]| groups.iter().any(|group| named.iter().any(|name| **name == **group));
+        match (is_in(&self.admin), is_in(&self.tenant_admin)) {
+            (true, _) => Authority::Admin,
+            (false, true) => Authority::TenantAdmin,
+            (false, false) => Authority::Caller,
+        }
+    }
+}
+
+/// What happens to a connection whose credential expired or was revoked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnExpiry {
+    /// It is closed with 4003, and its sessions end.
+    #[default]
+    End,
+    /// Its calls are refused; what runs goes on until the client leaves.
+    Refuse,
+}
+
+/// Every credential that is accepted; replaced whole by a reload.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// Static tokens.
+    pub tokens: Vec<Credential>,
+    /// Signed tokens.
+    pub jwt: Option<Jwt>,
+    /// Client certificates, by a name in them.
+    pub certificates: Vec<CertificateName>,
+    /// What an expiry in mid-connection does.
+    pub on_expiry: OnExpiry,
+}
+
+/// What a caller was admitted with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Proof {
+    Token(TokenDigest),
+    Jwt { key: [u8; 32], id: Option<String> },
+    Certificate(String),
+}
+
+/// A caller that has shown who it is.
+#[derive(Debug, Clone)]
+pub(super) struct Identified {
+    pub(super) principal: Arc<Principal>,
+    /// When the credential ends by itself.
+    until: Option<Instant>,
+    proof: Proof,
+}
+
+/// What a request shows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) query: Option<&'a str>,
+    pub(super) certificate: Option<&'a Certificate>,
+    pub(super) source: IpAddr,
+}
+
+/// Why nobody was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// No credential, or a wrong one: which is not told.
+    Nobody,
+    /// Too many wrong ones from this source; nothing was looked at.
+    Penalised(Duration),
+}
+
+/// The gate: what is accepted now, the tickets given out, and the sources that have failed.
+#[derive(Debug)]
+pub struct Access {
+    rules: ArcSwap<Credentials>,
+    changes: watch::Sender<u64>,
+    tickets: Tickets,
+    penalties: Penalties,
+}
+
+impl Access {
+    /// A gate with these credentials.
+    pub fn new(credentials: Credentials) -> Self {
+        Self {
+            rules: ArcSwap::from_pointee(credentials),
+            changes: watch::Sender::new(0),
+            tickets: Tickets::default(),
+            penalties: Penalties::default(),
+        }
+    }
+
+    /// Replaces every credential at once; connections whose own is gone are ended.
+    pub fn replace(&self, credentials: Credentials) {
+        self.rules.store(Arc::new(credentials));
+        self.changes.send_modify(|generation| *generation += 1);
+    }
+
+    /// Who shows this. A bearer token goes before a ticket, and a ticket before the certificate; a wrong one is never
+    /// made good by the next.
+    ///
+    /// # Errors
+    /// [`Unknown`]
+    pub(super) fn identify(&self, shown: &Shown<'_>) -> Result<Identified, Unknown> {
+        self.penalties.check(shown.source).map_err(Unknown::Penalised)?;
+        let rules = self.rules.load();
+        let found = if shown.headers.contains_key(header::AUTHORIZATION) {
+            bearer(shown.headers).and_then(|token| by_token(&rules, token))
+        } else if let Some(ticket) = shown.query.and_then(ticket::of_query) {
+            self.tickets.redeem(ticket).filter(|identified| stands(&rules, identified))
+        } else {
+            match shown.certificate {
+                None => return Err(Unknown::Nobody),
+                Some(certificate) => by_certificate(&rules, certificate),
+            }
+        };
+        found.ok_or_else(|| {
+            self.penalties.failed(shown.source);
+            metrics::counter!("execgate_authentication_failures_total").increment(1);
+            Unknown::Nobody
+        })
+    }
+
+    /// A ticket that a browser of the caller can use once, within [`ticket::VALID`]; `None` when there are too many.
+    pub(super) fn ticket(&self, identified: &Identified) -> Option<String> {
+        self.tickets.issue(identified)
+    }
+
+    /// Watches over what the caller was admitted with.
+    pub(super) fn standing(self: &Arc<Self>, identified: Identified) -> Standing {
+        Standing { access: self.clone(), identified }
+    }
+}
+
+/// What a connection was admitted with, and whether it still stands.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    access: Arc<Access>,
+    identified: Identified,
+}
+
+impl Standing {
+    /// Completes when the credential has expired or was revoked.
+    pub(super) async fn over(self) {
+        let mut changes = self.access.changes.subscribe();
+        loop {
+            if !stands(&self.access.rules.load(), &self.identified) {
+                return;
+            }
+            let expired = async {
+                match self.identified.until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = expired => return,
+                // The gate outlives its connections; were it gone, nothing would be accepted.
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// What is to happen then.
+    pub(super) fn on_expiry(&self) -> OnExpiry {
+        self.access.rules.load().on_expiry
+    }
+}
+
+/// Whether the credential would be accepted again, for the same principal.
+fn stands(rules: &Credentials, identified: &Identified) -> bool {
+    let in_time = identified.until.is_none_or(|until| Instant::now() < until);
+    in_time
+        && match &identified.proof {
+            Proof::Token(digest) => {
+                let same = |c: &&Credential| c.digest == *digest && c.principal == identified.principal;
+                rules.tokens.iter().any(|c| same(&c))
+            }
+            Proof::Jwt { key, id } => rules.jwt.as_ref().is_some_and(|jwt| jwt.stands(key, id.as_deref())),
+            Proof::Certificate(name) => {
+                rules.certificates.iter().any(|c| c.name == *name && c.principal == identified.principal)
+            }
+        }
+}
+
+/// The one bearer token of the request.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().filter(|v| v.len() <= MAX_VALUE)?;
     if values.next().is_some() {
         return None;
     }
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let shown = TokenDigest::of(token.trim());
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Every static token is compared, whichever matches, so that time tells nothing. What has the shape of a JWT is read
+/// as one when JWTs are accepted.
+fn by_token(rules: &Credentials, token: &str) -> Option<Identified> {
+    let shown = TokenDigest::of(token);
     let mut found = None;
-    for credential in credentials {
+    for credential in &rules.tokens {
         if bool::from(shown.0.ct_eq(&credential.digest.0)) {
-            found = Some(credential.principal.clone());
+            let principal = credential.principal.clone();
+            found = Some(Identified { principal, until: None, proof: Proof::Token(credential.digest) });
         }
     }
-    found
+    found.or_else(|| {
+        let signed = rules.jwt.as_ref()?.read(token)?;
+        let proof = Proof::Jwt { key: signed.key, id: signed.id };
+        Some(Identified { principal: Arc::new(signed.principal), until: Some(from_now(signed.until)), proof })
+    })
+}
+
+fn by_certificate(rules: &Credentials, certificate: &Certificate) -> Option<Identified> {
+    let known = rules.certificates.iter().find(|known| certificate.names.contains(&known.name))?;
+    let proof = Proof::Certificate(known.name.clone());
+    Some(Identified { principal: known.principal.clone(), until: Some(from_now(certificate.until)), proof })
+}
+
+/// The moment by a clock that does not jump.
+fn from_now(at: SystemTime) -> Instant {
+    /// Beyond this, an expiry is never: adding it to the clock must not overflow.
+    const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
+    Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default().min(FAR)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::domain::Authority;
-
-    fn credentials() -> Vec<Credential> {
-        let principal = Principal {
-            tenant: "t".into(),
-            subject: "s".into(),
-            groups: Vec::new(),
-            attributes: BTreeMap::new(),
-            authority: Authority::Caller,
-        };
-        vec![Credential { digest: TokenDigest::of("right"), principal: Arc::new(principal) }]
-    }
-
-    fn shown(values: &[&str]) -> bool {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(header::AUTHORIZATION, value.parse().unwrap());
-        }
-        authenticate(&headers, &credentials()).is_some()
-    }
-
-    #[test]
-    fn only_the_right_token_authenticates() {
-        assert!(shown(&["Bearer right"]));
-        assert!(shown(&["bearer right"]));
-        let long = format!("Bearer {}", "x".repeat(1 << 20));
-        for wrong in ["", "Bearer", "Bearer ", "Bearer righ", "Bearer wrong", "Basic right", "right", &long] {
-            assert!(!shown(&[wrong]), "{wrong:.40}");
-        }
-        assert!(!shown(&[]));
-        assert!(!shown(&["Bearer right", "Bearer right"]), "two credentials are ambiguous");
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ use crate::session::{Caller, Core, Job, Link, Session};
 use crate::stream::{View, ViewKind};
 
 use super::Settings;
+use super::auth::Standing;
 use super::follower::Follower;
 use super::reader::Reader;
 use super::router::Gateway;
@@ -51,6 +52,9 @@ pub(super) struct Connection {
     /// What a half ended the connection for.
     failed: OnceLock<Close>,
 }
+
+/// How a connection closes whose credential stands no more.
+pub(super) const UNAUTHENTICATED: Close = (4003, "the credential expired or was revoked");
 
 /// The code and reason a connection closes with (RFC 6455 section 7.4).
 pub(super) type Close = (u16, &'static str);
@@ -116,7 +120,13 @@ impl Plane {
 }
 
 /// Serves one upgraded socket to its end.
-pub(super) async fn run(gateway: Arc<Gateway>, caller: Caller, plane: Plane, socket: WebSocket) {
+pub(super) async fn run(
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    standing: Standing,
+    plane: Plane,
+    socket: WebSocket,
+) {
     let mut bits = [0; 16];
     if getrandom::fill(&mut bits).is_err() {
         return;
@@ -150,8 +160,11 @@ pub(super) async fn run(gateway: Arc<Gateway>, caller: Caller, plane: Plane, soc
         }
     });
     let (code, reason) =
-        Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone()).run().await;
+        Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone()).run(standing).await;
 
+    if code == UNAUTHENTICATED.0 {
+        connection.link.end_sessions("expired").await;
+    }
     connection.link.close().await;
     let goodbye = async {
         // A writer that is gone has nobody left to say it to.

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::domain::Authority;
 use crate::session::Core;
 
+use super::auth::Identified;
+use super::caller::Peer;
 use super::router::Gateway;
 
 /// How long a probe's answer stands.
@@ -94,9 +97,20 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200 when every component is well, else 503; the body says which is not.
-pub(super) async fn readyz(State(gateway): State<Gateway>) -> Response {
+/// `GET /readyz`: 200 when every component is well, else 503. Which is not, and why, is for admins and those who come in by
+/// the admin's door: it tells how busy and how broken the server is.
+pub(super) async fn readyz(
+    State(gateway): State<Gateway>,
+    Extension(peer): Extension<Peer>,
+    caller: Result<Identified, Response>,
+) -> Response {
     let components = gateway.health.look(&gateway.core).await;
     let status = if components.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(crate::rpc::health(&components.0))).into_response()
+    let shown: &[_] = if may_look_inside(&peer, caller.as_ref().ok()) { &components.0 } else { &[] };
+    (status, Json(crate::rpc::health(components.is_ready(), shown))).into_response()
+}
+
+/// Whether numbers and reasons are shown to whom asks.
+pub(super) fn may_look_inside(peer: &Peer, caller: Option<&Identified>) -> bool {
+    peer.admin_door || caller.is_some_and(|caller| caller.principal.authority == Authority::Admin)
 }

@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::Failure;
 use crate::rpc::{self, Call, Entry, Id, Incoming, Rejected};
 
-use super::connection::{Close, Connection, Plane};
+use super::auth::{OnExpiry, Standing};
+use super::connection::{Close, Connection, Plane, UNAUTHENTICATED};
 use super::dispatch::{self, Reply};
 use super::jobs;
 use super::router::fresh_request_id;
@@ -49,6 +50,8 @@ pub(super) struct Reader {
     ids: HashSet<Id>,
     requests: DefaultDirectRateLimiter,
     control: DefaultDirectRateLimiter,
+    /// The credential stands no more, and the operator lets what runs go on.
+    expired: bool,
 }
 
 impl Reader {
@@ -68,11 +71,13 @@ impl Reader {
             ids: HashSet::new(),
             requests,
             control: twice_at_once(CONTROL_PER_SECOND),
+            expired: false,
         }
     }
 
     /// Reads to the end of the connection.
-    pub(super) async fn run(mut self) -> Close {
+    pub(super) async fn run(mut self, standing: Standing) -> Close {
+        let mut over = Box::pin(standing.clone().over());
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let most = self.connection.settings.max_outstanding;
@@ -81,6 +86,10 @@ impl Reader {
                 biased;
                 () = self.stop.cancelled() => return (1012, "the gateway is shutting down"),
                 () = self.connection.cancel.cancelled() => return self.connection.failure(),
+                () = &mut over, if !self.expired => match standing.on_expiry() {
+                    OnExpiry::End => return UNAUTHENTICATED,
+                    OnExpiry::Refuse => self.expired = true,
+                },
                 Some(done) = self.flight.next() => {
                     if let Err(close) = self.answered(done).await { return close }
                 }
@@ -172,8 +181,11 @@ impl Reader {
         }
     }
 
-    /// Counts the request and takes its id.
+    /// Counts the request and takes its id; a caller whose credential expired may ask for nothing more.
     fn admit(&mut self, call: &Call) -> Result<(), Failure> {
+        if self.expired {
+            return Err(Failure::Unauthenticated);
+        }
         if let Err(not_until) = self.requests.check() {
             let clock = governor::clock::DefaultClock::default();
             let retry_after = not_until.wait_time_from(governor::clock::Clock::now(&clock));
@@ -196,6 +208,9 @@ impl Reader {
         }
         let frame =
             rpc::frame::decode(bytes).map_err(|bad| (bad.close_code(), "not a frame of execgate.v1"))?;
+        if self.expired && matches!(frame, rpc::frame::ClientFrame::Stdin { .. }) {
+            return Err(UNAUTHENTICATED);
+        }
         match jobs::frame(&self.connection, frame)? {
             Some(refused) => self.send(Out::Answer(refused)).await,
             None => Ok(()),

@@ -3,20 +3,22 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{ConnectInfo, Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::RequestId;
 use crate::session::Core;
 
+use super::access::{self, Names};
 use super::health::{self, Health};
-use super::{Credential, Settings, access, upgrade};
+use super::{Access, Settings, proxy, tickets, upgrade};
 
 /// The header that names a request (conventional).
 const REQUEST_ID: &str = "x-request-id";
@@ -29,7 +31,9 @@ pub struct Gateway {
     /// Bounds and names.
     pub settings: Arc<Settings>,
     /// Who may connect.
-    pub credentials: Arc<Vec<Credential>>,
+    pub access: Arc<Access>,
+    /// Which names are answered to.
+    pub names: Arc<ArcSwap<Names>>,
     /// Health, as last probed.
     pub health: Arc<Health>,
     /// The tasks of all connections.
@@ -43,6 +47,7 @@ impl Gateway {
     pub fn router(self) -> Router {
         Router::new()
             .route("/v1/ws", get(upgrade::ws))
+            .route("/v1/tickets", post(tickets::tickets))
             .route("/livez", get(health::livez))
             .route("/readyz", get(health::readyz))
             .fallback(no_such_page)
@@ -64,15 +69,21 @@ async fn at_the_door(
 ) -> Response {
     let id = request_id(request.headers());
     let path = request.uri().path().to_owned();
+    let names = gateway.names.load_full();
+    let client = proxy::client(peer.ip(), request.headers(), &names.proxies);
     request.extensions_mut().insert(id.clone());
-    let mut response = match access::check(request.headers(), request.uri(), &gateway.settings) {
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::new(client, peer.port())));
+    let mut response = match access::check(request.headers(), request.uri(), &names) {
+        Ok(()) if gateway.core.admitting().is_err() && path.starts_with("/v1/") => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down; try another, or later")
+        }
         Ok(()) => next.run(request).await,
         Err(refused) => text(refused.status, &refused.message),
     };
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    tracing::debug!(request_id = %id, %peer, path, status = response.status().as_u16(), "answered");
+    tracing::debug!(request_id = %id, %client, path, status = response.status().as_u16(), "answered");
     response
 }
 

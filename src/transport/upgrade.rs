@@ -1,17 +1,17 @@
-//! From an HTTP request to a WebSocket: draining, credential, subprotocol.
+//! From an HTTP request to a WebSocket: credential, subprotocol.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
-use axum::extract::{ConnectInfo, Extension, RawQuery, State};
+use axum::extract::{ConnectInfo, Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
-use crate::domain::{Origin, RequestId, Transport};
+use crate::domain::{Origin, Transport};
 use crate::session::Caller;
 
-use super::auth;
+use super::auth::Identified;
 use super::connection::{self, Plane};
 use super::listener::Place;
 use super::router::{Gateway, text};
@@ -30,26 +30,11 @@ const WRITE_BUFFER: usize = 64 * 1024;
 pub(super) async fn ws(
     State(gateway): State<Gateway>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
-    Extension(request_id): Extension<RequestId>,
     Extension(place): Extension<Place>,
-    RawQuery(query): RawQuery,
+    identified: Identified,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    if gateway.core.admitting().is_err() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down; try another, or later");
-    }
-    if query.is_some_and(|q| {
-        q.split('&').any(|pair| pair.starts_with("token=") || pair.starts_with("access_token="))
-    }) {
-        let message = "a token in the query string ends up in logs; send it as `Authorization: Bearer`";
-        return text(StatusCode::UNAUTHORIZED, message);
-    }
-    let Some(principal) = auth::authenticate(&headers, &gateway.credentials) else {
-        tracing::info!(%request_id, %peer, "no valid credential");
-        let message = "no valid credential; send `Authorization: Bearer TOKEN`";
-        return text(StatusCode::UNAUTHORIZED, message);
-    };
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
@@ -58,6 +43,8 @@ pub(super) async fn ws(
         let message = format!("none of the offered subprotocols is known; offer {BINARY} or {JSON}, or none");
         return text(StatusCode::BAD_REQUEST, &message);
     };
+    let principal = identified.principal.clone();
+    let standing = gateway.access.standing(identified);
     let caller = Caller { principal, origin: Origin { address: peer.ip(), transport: Transport::WebSocket } };
     let limit = gateway.settings.max_message;
     let frames = gateway.settings.frame + limit;
@@ -68,7 +55,7 @@ pub(super) async fn ws(
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(WRITE_BUFFER + 2 * frames)
         .on_upgrade(move |socket| async move {
-            connection::run(Arc::new(gateway), caller, plane, socket).await;
+            connection::run(Arc::new(gateway), caller, standing, plane, socket).await;
             drop(place);
         })
 }

@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and says on stderr what it saw"
 )]
 
+mod authentication;
 mod cli;
 mod configuration;
 mod faults;

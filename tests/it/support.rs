@@ -3,6 +3,7 @@
 pub mod client;
 pub mod gateway;
 pub mod guest;
+pub mod pki;
 pub mod proc;
 
 pub use client::Client;

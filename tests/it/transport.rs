@@ -12,13 +12,18 @@ use crate::support::{Client, Gateway, PATIENCE, run};
 
 /// A plain GET: status and body.
 pub async fn get(gateway: &Gateway, path: &str) -> (u16, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.address());
+    let token = match gateway.token() {
+        none if none.is_empty() => none,
+        token => format!("Authorization: Bearer {token}\r\n"),
+    };
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{token}Connection: close\r\n\r\n", gateway.address());
     let answer = speak(gateway, &request).await;
     let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     (status, answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
 }
 
-async fn speak(gateway: &Gateway, request: &str) -> String {
+pub async fn speak(gateway: &Gateway, request: &str) -> String {
     let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

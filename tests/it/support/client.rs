@@ -1,16 +1,18 @@
 //! A small client in the tests' own terms; it shares no code with the program.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 use super::{Gateway, PATIENCE};
 
@@ -75,6 +77,22 @@ impl Client {
             }
         }
         let (socket, _) = tokio_tungstenite::connect_async(request).await?;
+        Ok(Self { socket, last: 0, seen: VecDeque::new() })
+    }
+
+    /// Connects by TLS, trusting `ca`, and with a client certificate when one is given.
+    pub async fn tls(
+        gateway: &Gateway,
+        tls: ClientConfig,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Error> {
+        let port = gateway.address().rsplit_once(':').unwrap().1.to_owned();
+        let mut request = format!("wss://localhost:{port}/v1/ws").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let connector = Some(Connector::Rustls(Arc::new(tls)));
+        let (socket, _) = connect_async_tls_with_config(request, None, true, connector).await?;
         Ok(Self { socket, last: 0, seen: VecDeque::new() })
     }
 

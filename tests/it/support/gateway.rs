@@ -84,7 +84,7 @@ impl Gateway {
     }
 
     pub fn address(&self) -> String {
-        self.url.trim_start_matches("http://").to_owned()
+        self.url.trim_start_matches("https://").trim_start_matches("http://").to_owned()
     }
 
     pub fn token(&self) -> String {

@@ -1,0 +1,117 @@
+//! Who may connect: tokens, keys and certificates, from the configuration and the files it names.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{self, JwtTable, OnExpiryWord, Raw};
+use crate::domain::{Authority, Principal};
+use crate::transport::{
+    self, CertificateName, Credential, Credentials, Jwt, JwtKey, OnExpiry, Roles, TenantOf, TlsFiles,
+    TokenDigest,
+};
+
+use super::SetupFailure;
+use super::people::invoker;
+
+/// How far an issuer's clock may be off when nothing else is said.
+const LEEWAY: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// # Errors
+/// A file of keys that cannot be used.
+pub(super) fn credentials(raw: &Raw, token: Option<&str>) -> Result<Credentials, SetupFailure> {
+    let roles =
+        Roles { admin: raw.auth.admin_groups.clone(), tenant_admin: raw.auth.tenant_admin_groups.clone() };
+    let mut tokens: Vec<_> = raw
+        .auth
+        .token
+        .values()
+        .filter_map(|table| {
+            let principal = principal(&roles, &table.tenant, &table.subject, &table.groups);
+            Some(Credential { digest: digest(&table.sha256)?, principal })
+        })
+        .collect();
+    tokens.extend(token.map(|token| {
+        let own = principal(&roles, "local", &invoker().user, &[]);
+        let principal = Arc::new(Principal { authority: Authority::Admin, ..Principal::clone(&own) });
+        Credential { digest: TokenDigest::of(token), principal }
+    }));
+    let certificates = raw.auth.mtls.values().map(|table| CertificateName {
+        name: table.name.clone(),
+        principal: principal(&roles, &table.tenant, &table.subject, &table.groups),
+    });
+    Ok(Credentials {
+        tokens,
+        certificates: certificates.collect(),
+        jwt: raw.auth.jwt.as_ref().map(|table| jwt(table, &roles)).transpose()?,
+        on_expiry: match raw.auth.on_expiry {
+            OnExpiryWord::End => OnExpiry::End,
+            OnExpiryWord::Refuse => OnExpiry::Refuse,
+        },
+    })
+}
+
+fn principal(roles: &Roles, tenant: &str, subject: &str, groups: &[String]) -> Arc<Principal> {
+    let groups: Vec<Arc<str>> = groups.iter().map(|group| group.as_str().into()).collect();
+    Arc::new(Principal {
+        tenant: tenant.into(),
+        subject: subject.into(),
+        authority: roles.authority(&groups),
+        groups,
+        attributes: BTreeMap::new(),
+    })
+}
+
+/// 64 hexadecimal digits, which the configuration has checked.
+fn digest(text: &str) -> Option<TokenDigest> {
+    let mut digest = [0; 32];
+    for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(TokenDigest(digest))
+}
+
+fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
+    let bad = |path: &Path, what: String| SetupFailure::Keys { path: path.to_owned(), what };
+    let mut keys = Vec::new();
+    if let Some(path) = &table.jwks {
+        let set = config::keys::jwks(path).map_err(|e| bad(path, e.to_string()))?;
+        for jwk in &set {
+            keys.push(JwtKey::from_jwk(jwk).map_err(|e| bad(path, e.to_string()))?);
+        }
+    }
+    for (id, key) in &table.key {
+        let symmetric = key.algorithm.starts_with("HS");
+        let bytes = config::keys::file(&key.file, symmetric).map_err(|e| bad(&key.file, e.to_string()))?;
+        let read = JwtKey::from_file(id, &key.algorithm, &bytes);
+        keys.push(read.map_err(|e| bad(&key.file, e.to_string()))?);
+    }
+    let claim = |named: &Option<String>, usual: &str| named.clone().unwrap_or_else(|| usual.to_owned());
+    Ok(Jwt {
+        keys,
+        issuer: table.issuer.clone(),
+        audience: table.audience.clone(),
+        leeway: table.leeway.map_or(LEEWAY, |leeway| leeway.0),
+        tenant: match &table.tenant {
+            Some(tenant) => TenantOf::Fixed(tenant.clone()),
+            None => TenantOf::Claim(claim(&table.tenant_claim, "tenant")),
+        },
+        subject: claim(&table.subject_claim, "sub"),
+        groups: claim(&table.groups_claim, "groups"),
+        attributes: table.attributes.clone(),
+        revoked: table.revoked.iter().cloned().collect(),
+        roles: roles.clone(),
+    })
+}
+
+/// # Errors
+/// A certificate or key that cannot be used.
+pub(super) fn tls(raw: &Raw) -> Result<Option<Arc<transport::ServerConfig>>, SetupFailure> {
+    let table = &raw.server.tls;
+    if !table.is_on() {
+        return Ok(None);
+    }
+    let client_ca = Some(table.client_ca.clone()).filter(|path| !path.as_os_str().is_empty());
+    let files = TlsFiles { cert: table.cert.clone(), key: table.key.clone(), client_ca };
+    Ok(Some(transport::load_tls(&files)?))
+}

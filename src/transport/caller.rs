@@ -1,0 +1,69 @@
+//! From a request to who sends it: an extractor, so that a handler that wants a caller cannot be reached without one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+
+use crate::domain::RequestId;
+
+use super::auth::{Certificate, Identified, Shown, Unknown};
+use super::router::{Gateway, text};
+
+/// The one route on which a ticket is a credential: only a browser's WebSocket cannot send headers.
+const TICKETS_AT: &str = "/v1/ws";
+
+/// What is known of a socket's other end, besides its address.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peer {
+    /// The client certificate that the TLS layer has verified.
+    pub(super) certificate: Option<Arc<Certificate>>,
+    /// It came in by the admin's door.
+    pub(super) admin_door: bool,
+}
+
+impl FromRequestParts<Gateway> for Identified {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Response> {
+        let query = parts.uri.query();
+        if query.is_some_and(carries_token) {
+            let message = "a token in the query string ends up in logs; send it as `Authorization: Bearer`";
+            return Err(text(StatusCode::UNAUTHORIZED, message));
+        }
+        let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+        let Some(source) = source else {
+            return Err(text(StatusCode::INTERNAL_SERVER_ERROR, "the request has no source"));
+        };
+        let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_deref());
+        let query = query.filter(|_| parts.uri.path() == TICKETS_AT);
+        let shown = Shown { headers: &parts.headers, query, certificate, source };
+        gateway.access.identify(&shown).map_err(|unknown| {
+            let request_id = parts.extensions.get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
+            tracing::info!(request_id, %source, ?unknown, "no valid credential");
+            refusal(unknown)
+        })
+    }
+}
+
+fn refusal(unknown: Unknown) -> Response {
+    match unknown {
+        Unknown::Nobody => {
+            text(StatusCode::UNAUTHORIZED, "no valid credential; send `Authorization: Bearer TOKEN`")
+        }
+        Unknown::Penalised(left) => {
+            let seconds = left.as_secs() + 1;
+            let message = format!("too many wrong credentials from this address; try again in {seconds} s");
+            let mut response = text(StatusCode::TOO_MANY_REQUESTS, &message);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+        }
+    }
+}
+
+fn carries_token(query: &str) -> bool {
+    query.split('&').any(|pair| pair.starts_with("token=") || pair.starts_with("access_token="))
+}
