@@ -1,160 +1,298 @@
 //! session-quota: how many sessions and jobs at once, and for how long.
 //!
-//! Admits every session, with claims that the host takes atomically. All settings are optional:
-//! ```json
-//! {"sessions": {"server": 1000, "tenant": 100, "subject": 32}, "jobs": {"tenant": 200, "subject": 64, "session": 64},
-//!  "max_duration_ms": 86400000, "idle_ms": 3600000, "detach_ttl_ms": 60000,
-//!  "job_limits": {"wall_ms": 3600000, "output_bytes": 1073741824}}
-//! ```
+//! Admits every session, with claims that the host takes atomically: a guest counts nothing. Of the groups in the settings, the
+//! first that the caller is in replaces what it names; what it leaves out holds for its members as for everybody.
 
-#[allow(missing_docs, reason = "generated from the interface files, which document it")]
-mod wit {
-    execgate_policy_sdk::world!("session-policy", "../../wit");
-}
+use execgate_policy_sdk::prelude::*;
 
-use execgate_policy_sdk::{Configured, read};
-use serde::Deserialize;
-use wit::execgate::policy::types::{Claim, Counted, JobLimits, Scope};
-use wit::exports::execgate::policy::plugin::{Description, Guest as Plugin, SettingError};
-use wit::exports::execgate::policy::session::{Admission, Guest, SessionRequest, SessionVerdict};
-
-static SETTINGS: Configured<Settings> = Configured::new();
-
+/// Settings of session-quota. In limits 0 is none at all; what is left out is not limited here.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-struct Settings {
-    sessions: Counts,
-    jobs: Counts,
+pub struct Settings {
+    /// Sessions at once.
+    sessions: Sessions,
+    /// Jobs at once.
+    jobs: Jobs,
+    /// Longest life of a session, milliseconds.
     max_duration_ms: Option<u64>,
+    /// A session ends after so long without a request or a job, milliseconds.
     idle_ms: Option<u64>,
+    /// Longest time without a connection, milliseconds; left out: a session ends with its connection.
     detach_ttl_ms: Option<u64>,
+    /// Ceilings for every job.
     job_limits: Limits,
+    /// What is otherwise for members of groups; the first that the caller is in counts.
+    groups: Vec<Group>,
 }
 
+/// Sessions at once.
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-struct Counts {
+struct Sessions {
+    /// On the whole server.
     server: Option<u32>,
+    /// Of the tenant.
     tenant: Option<u32>,
+    /// Of the subject.
     subject: Option<u32>,
-    session: Option<u32>,
+    /// Of all members of the group together; for groups only.
+    group: Option<u32>,
 }
 
+/// Jobs at once.
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+struct Jobs {
+    /// On the whole server.
+    server: Option<u32>,
+    /// Of the tenant.
+    tenant: Option<u32>,
+    /// Of the subject.
+    subject: Option<u32>,
+    /// Of the session.
+    session: Option<u32>,
+    /// Of all members of the group together; for groups only.
+    group: Option<u32>,
+}
+
+/// Ceilings for a job.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 struct Limits {
+    /// Wall-clock time, milliseconds.
     wall_ms: Option<u64>,
+    /// CPU time of the tree, milliseconds.
     cpu_ms: Option<u64>,
+    /// Memory of the tree, bytes.
     memory_bytes: Option<u64>,
+    /// Processes and threads alive at once.
     processes: Option<u32>,
+    /// Output of all streams, bytes.
     output_bytes: Option<u64>,
+    /// Largest file written, bytes.
     file_size_bytes: Option<u64>,
+    /// Open files a process.
     open_files: Option<u32>,
+}
+
+/// What is otherwise for the members of a group.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct Group {
+    /// The group's name.
+    group: String,
+    /// Sessions at once.
+    #[serde(default)]
+    sessions: Sessions,
+    /// Jobs at once.
+    #[serde(default)]
+    jobs: Jobs,
+    /// Longest life of a session, milliseconds.
+    max_duration_ms: Option<u64>,
+    /// A session ends after so long without a request or a job, milliseconds.
+    idle_ms: Option<u64>,
+    /// Longest time without a connection, milliseconds.
+    detach_ttl_ms: Option<u64>,
+    /// Ceilings for every job.
+    #[serde(default)]
+    job_limits: Limits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            sessions: Counts { subject: Some(32), ..Counts::default() },
-            jobs: Counts { subject: Some(64), ..Counts::default() },
+            sessions: Sessions { subject: Some(32), ..Sessions::default() },
+            jobs: Jobs { subject: Some(64), ..Jobs::default() },
             max_duration_ms: None,
             idle_ms: None,
             detach_ttl_ms: Some(60_000),
             job_limits: Limits::default(),
+            groups: Vec::new(),
         }
     }
 }
 
-impl Counts {
-    fn claims(self, what: Counted) -> impl Iterator<Item = Claim> {
-        let scopes = [
+/// The policy.
+#[derive(Debug)]
+pub struct SessionQuota;
+
+impl Policy for SessionQuota {
+    type Settings = Settings;
+    const NAME: &'static str = "session-quota";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const SUMMARY: &'static str = "how many sessions and jobs at once, and for how long";
+    const SCHEMA: &'static str = include_str!("../schema.json");
+
+    fn check(settings: &Settings) -> Vec<SettingError> {
+        settings.errors()
+    }
+}
+
+impl SessionPolicy for SessionQuota {
+    fn admit(settings: &Settings, request: &SessionRequest) -> SessionVerdict {
+        SessionVerdict::Allow(settings.admission(&request.principal))
+    }
+}
+
+execgate_policy_sdk::export!(SessionQuota: session);
+
+impl Settings {
+    fn errors(&self) -> Vec<SettingError> {
+        let mut errors = Vec::new();
+        let everybody =
+            [("max_duration_ms".to_owned(), self.max_duration_ms), ("idle_ms".to_owned(), self.idle_ms)];
+        let of_groups = self.groups.iter().enumerate().flat_map(|(at, group)| {
+            let path = |key: &str| format!("groups[{at}].{key}");
+            [(path("max_duration_ms"), group.max_duration_ms), (path("idle_ms"), group.idle_ms)]
+        });
+        for (path, _) in everybody.into_iter().chain(of_groups).filter(|(_, value)| *value == Some(0)) {
+            errors.push(setting_error(path, "0 would end every session at once; leave it out for none"));
+        }
+        if self.sessions.group.is_some() {
+            errors.push(setting_error(
+                "sessions.group",
+                "belongs to an entry of groups: it counts that group's members",
+            ));
+        }
+        if self.jobs.group.is_some() {
+            errors.push(setting_error(
+                "jobs.group",
+                "belongs to an entry of groups: it counts that group's members",
+            ));
+        }
+        for (at, group) in self.groups.iter().enumerate() {
+            if group.group.is_empty() || self.groups.iter().take(at).any(|other| other.group == group.group) {
+                errors.push(setting_error(format!("groups[{at}].group"), "stands twice or is empty"));
+            }
+        }
+        errors
+    }
+
+    fn admission(&self, who: &Principal) -> Admission {
+        let group = self.groups.iter().find(|group| who.groups.contains(&group.group));
+        let (sessions, jobs) = match group {
+            None => (self.sessions, self.jobs),
+            Some(group) => (group.sessions.or(self.sessions), group.jobs.or(self.jobs)),
+        };
+        let name = group.map_or("", |group| &group.group);
+        let mut admission =
+            Admission::by(group.map_or_else(|| "quota".to_owned(), |group| format!("quota.{}", group.group)));
+        admission.claims = sessions.claims(name).chain(jobs.claims(name)).collect();
+        admission.max_jobs = jobs.session;
+        admission.max_duration_ms = group.and_then(|g| g.max_duration_ms).or(self.max_duration_ms);
+        admission.idle_ms = group.and_then(|g| g.idle_ms).or(self.idle_ms);
+        admission.detach_ttl_ms = group.and_then(|g| g.detach_ttl_ms).or(self.detach_ttl_ms);
+        admission.job_limits =
+            group.map_or(self.job_limits, |group| group.job_limits.or(self.job_limits)).into();
+        admission
+    }
+}
+
+fn claims<const N: usize>(what: Counted, counts: [(Scope, Option<u32>); N]) -> impl Iterator<Item = Claim> {
+    counts.into_iter().filter_map(move |(scope, max)| Some(Claim { scope, what, max: max? }))
+}
+
+impl Sessions {
+    fn or(self, general: Self) -> Self {
+        Self {
+            server: self.server.or(general.server),
+            tenant: self.tenant.or(general.tenant),
+            subject: self.subject.or(general.subject),
+            group: self.group,
+        }
+    }
+
+    fn claims(self, group: &str) -> impl Iterator<Item = Claim> {
+        let group = (Scope::Group(group.to_owned()), self.group);
+        let counts = [
             (Scope::Server, self.server),
             (Scope::Tenant, self.tenant),
             (Scope::Subject, self.subject),
-            (Scope::Session, self.session),
+            group,
         ];
-        scopes.into_iter().filter_map(move |(scope, max)| Some(Claim { scope, what, max: max? }))
+        claims(Counted::Sessions, counts)
     }
 }
 
-impl Settings {
-    fn check(&self) -> Result<(), Vec<SettingError>> {
-        let mut errors = Vec::new();
-        if self.sessions.session.is_some() {
-            let message = "a session holds no sessions; there are server, tenant and subject".to_owned();
-            errors.push(SettingError { path: "sessions.session".to_owned(), message });
+impl Jobs {
+    fn or(self, general: Self) -> Self {
+        Self {
+            server: self.server.or(general.server),
+            tenant: self.tenant.or(general.tenant),
+            subject: self.subject.or(general.subject),
+            session: self.session.or(general.session),
+            group: self.group,
         }
-        for (path, value) in [("max_duration_ms", self.max_duration_ms), ("idle_ms", self.idle_ms)] {
-            if value == Some(0) {
-                let message = "0 would end every session at once; leave it out for none".to_owned();
-                errors.push(SettingError { path: path.to_owned(), message });
-            }
-        }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    fn admission(&self) -> Admission {
-        let limits = self.job_limits;
-        Admission {
-            rules: vec!["quota".to_owned()],
-            claims: self.sessions.claims(Counted::Sessions).chain(self.jobs.claims(Counted::Jobs)).collect(),
-            max_jobs: self.jobs.session,
-            max_duration_ms: self.max_duration_ms,
-            idle_ms: self.idle_ms,
-            detach_ttl_ms: self.detach_ttl_ms,
-            job_limits: JobLimits {
-                wall_ms: limits.wall_ms,
-                cpu_ms: limits.cpu_ms,
-                memory_bytes: limits.memory_bytes,
-                processes: limits.processes,
-                output_bytes: limits.output_bytes,
-                file_size_bytes: limits.file_size_bytes,
-                open_files: limits.open_files,
-            },
+    fn claims(self, group: &str) -> impl Iterator<Item = Claim> {
+        let group = (Scope::Group(group.to_owned()), self.group);
+        let wide = [(Scope::Server, self.server), (Scope::Tenant, self.tenant), group];
+        let narrow = [(Scope::Subject, self.subject), (Scope::Session, self.session)];
+        claims(Counted::Jobs, wide).chain(claims(Counted::Jobs, narrow))
+    }
+}
+
+impl Limits {
+    fn or(self, general: Self) -> Self {
+        Self {
+            wall_ms: self.wall_ms.or(general.wall_ms),
+            cpu_ms: self.cpu_ms.or(general.cpu_ms),
+            memory_bytes: self.memory_bytes.or(general.memory_bytes),
+            processes: self.processes.or(general.processes),
+            output_bytes: self.output_bytes.or(general.output_bytes),
+            file_size_bytes: self.file_size_bytes.or(general.file_size_bytes),
+            open_files: self.open_files.or(general.open_files),
         }
     }
 }
 
-struct Policy;
-
-impl Plugin for Policy {
-    fn describe() -> Description {
-        Description {
-            name: "session-quota".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            summary: "how many sessions and jobs at once, and for how long".to_owned(),
-            settings_schema: include_str!("../schema.json").to_owned(),
-        }
-    }
-
-    fn configure(settings: String) -> Result<(), Vec<SettingError>> {
-        let settings: Settings =
-            read(&settings).map_err(|p| vec![SettingError { path: p.path, message: p.message }])?;
-        settings.check()?;
-        SETTINGS.set(settings);
-        Ok(())
-    }
-}
-
-impl Guest for Policy {
-    fn admit(_request: SessionRequest) -> SessionVerdict {
-        match SETTINGS.get() {
-            Some(settings) => SessionVerdict::Allow(settings.admission()),
-            None => SessionVerdict::Abstain,
+impl From<Limits> for JobLimits {
+    fn from(limits: Limits) -> Self {
+        Self {
+            wall_ms: limits.wall_ms,
+            cpu_ms: limits.cpu_ms,
+            memory_bytes: limits.memory_bytes,
+            processes: limits.processes,
+            output_bytes: limits.output_bytes,
+            file_size_bytes: limits.file_size_bytes,
+            open_files: limits.open_files,
         }
     }
 }
-
-#[cfg(target_family = "wasm")]
-wit::export!(Policy with_types_in wit);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use execgate_policy_sdk::harness::{self, Tables};
+
+    fn settings(json: &str) -> Settings {
+        harness::settings::<SessionQuota>(json).unwrap()
+    }
+
+    fn member(groups: &[&str]) -> Principal {
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        Principal { tenant: "acme".into(), subject: "alice".into(), groups, attributes: vec![] }
+    }
+
+    #[test]
+    fn the_schema_is_the_settings() {
+        harness::schema::<SessionQuota>(concat!(env!("CARGO_MANIFEST_DIR"), "/schema.json"));
+    }
+
+    #[test]
+    fn tables() {
+        Tables::<SessionQuota>::of(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")).session().run();
+    }
 
     #[test]
     fn by_default_a_subject_has_32_sessions_64_jobs_and_a_minute_to_come_back() {
-        let admission = read::<Settings>("{}").unwrap().admission();
+        let admission = settings("{}").admission(&member(&[]));
         let claims: Vec<_> = admission.claims.iter().map(|c| (c.what, c.max)).collect();
         assert_eq!(claims, [(Counted::Sessions, 32), (Counted::Jobs, 64)]);
         assert_eq!(admission.detach_ttl_ms, Some(60_000));
@@ -162,18 +300,45 @@ mod tests {
 
     #[test]
     fn naming_counts_replaces_the_default_ones() {
-        let settings: Settings = read(r#"{"sessions":{"tenant":5},"jobs":{"session":2}}"#).unwrap();
-        let admission = settings.admission();
+        let admission = settings(r#"{"sessions":{"tenant":5},"jobs":{"session":2}}"#).admission(&member(&[]));
         assert_eq!(admission.claims.len(), 2);
         assert_eq!(admission.max_jobs, Some(2));
     }
 
     #[test]
+    fn a_group_replaces_what_it_names_and_keeps_the_rest() {
+        let json = r#"{"sessions":{"tenant":100,"subject":8},"idle_ms":1000,"job_limits":{"wall_ms":5,"processes":9},
+            "groups":[{"group":"ops","sessions":{"subject":50}},
+                      {"group":"interns","sessions":{"subject":1,"group":10},"jobs":{"group":4},"job_limits":{"wall_ms":2}}]}"#;
+        let settings = settings(json);
+        let intern = settings.admission(&member(&["staff", "interns"]));
+        let group = || Scope::Group("interns".to_owned());
+        let claim = |scope, what, max| Claim { scope, what, max };
+        assert_eq!(
+            intern.claims,
+            [
+                claim(Scope::Tenant, Counted::Sessions, 100),
+                claim(Scope::Subject, Counted::Sessions, 1),
+                claim(group(), Counted::Sessions, 10),
+                claim(group(), Counted::Jobs, 4),
+                claim(Scope::Subject, Counted::Jobs, 64),
+            ]
+        );
+        assert_eq!(
+            (intern.idle_ms, intern.job_limits.wall_ms, intern.job_limits.processes),
+            (Some(1000), Some(2), Some(9))
+        );
+        let both = settings.admission(&member(&["interns", "ops"]));
+        assert_eq!(both.rules, ["quota.ops"], "the first entry counts, not the caller's first group");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_path() {
-        let errors =
-            read::<Settings>(r#"{"sessions":{"session":1},"idle_ms":0}"#).unwrap().check().unwrap_err();
+        let json = r#"{"sessions":{"group":1},"idle_ms":0,"groups":[{"group":"a","max_duration_ms":0},{"group":"a"}]}"#;
+        let errors = harness::settings::<SessionQuota>(json).unwrap_err();
         let paths: Vec<_> = errors.iter().map(|e| e.path.as_str()).collect();
-        assert_eq!(paths, ["sessions.session", "idle_ms"]);
-        assert!(read::<Settings>(r#"{"sesions":{}}"#).unwrap_err().message.contains("sesions"));
+        assert_eq!(paths, ["idle_ms", "groups[0].max_duration_ms", "sessions.group", "groups[1].group"]);
+        let typo = harness::settings::<SessionQuota>(r#"{"sesions":{}}"#).unwrap_err();
+        assert!(typo[0].message.contains("sesions"));
     }
 }

@@ -1,0 +1,64 @@
+//! Programs whose arguments need a look of their own, in a few lines each.
+
+use crate::options::{Arguments, Objection};
+
+/// ps: no option of it, in any of its three styles, does more than choose and format.
+pub(super) fn ps(arguments: &[String]) -> Result<(), Objection<'_>> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_,=:%+. ".contains(&b);
+    match arguments.iter().find(|argument| !argument.bytes().all(plain)) {
+        Some(argument) => Err(Objection::Operand(argument)),
+        None => Ok(()),
+    }
+}
+
+/// date: one operand that begins with `+`; any other would set the clock.
+pub(super) fn date<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
+    match read.operands.as_slice() {
+        [] => Ok(()),
+        [(_, format)] if format.starts_with('+') => Ok(()),
+        [(_, operand), ..] => Err(Objection::Because(
+            operand,
+            "only a format that begins with + may be given, all else sets the clock",
+        )),
+    }
+}
+
+/// sed: `-n` and a script that prints lines by number; sed's language writes files and runs programs.
+pub(super) fn sed<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
+    let Some((_, script)) = read.operands.first() else { return Ok(()) };
+    let quiet = read.has(&["-n", "--quiet", "--silent"]);
+    if quiet && prints_lines(script) {
+        Ok(())
+    } else {
+        Err(Objection::Because(script, "only -n with lines by number may be given, as in sed -n 10,20p"))
+    }
+}
+
+/// `5p`, `$p`, `10,20p`, `10,+5p`, several with `;` between.
+fn prints_lines(script: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let address = |text: &str| text == "$" || number(text.strip_prefix('+').unwrap_or(text));
+    script.split(';').all(|part| {
+        part.strip_suffix('p').is_some_and(|range| match range.split_once(',') {
+            None => address(range),
+            Some((from, to)) => address(from) && address(to),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sed_prints_lines_and_does_nothing_else() {
+        for script in ["5p", "$p", "10,20p", "10,+5p", "1p;3p"] {
+            assert!(prints_lines(script), "{script}");
+        }
+        for script in
+            ["", "p", "1w x", "1e id", "1p;1w x", "1,2", "s/a/b/p", "1p\n1w x", "1p }", "1,2,3p", "e", "r/x"]
+        {
+            assert!(!prints_lines(script), "{script}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The tables, the schema and the settings.
+
+use execgate_policy_sdk::harness::{self, Tables};
+
+use super::CommandRules;
+
+#[test]
+fn the_schema_is_the_settings() {
+    harness::schema::<CommandRules>(concat!(env!("CARGO_MANIFEST_DIR"), "/schema.json"));
+}
+
+#[test]
+fn tables() {
+    let cases = Tables::<CommandRules>::of(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")).command().run();
+    assert!(cases >= 700, "{cases}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_path() {
+    let json = r#"{"rules":[
+        {"id":"a","effect":"allow","programs":["/bin/ls"],"paths":["ls"],"cwd":["srv"]},
+        {"id":"a","effect":"deny","options":["--x:","ab","-n="],"set_env":{"A=B":"c"}},
+        {"id":"","effect":"allow","remedy":"x","max_operands":1}]}"#;
+    let errors = harness::settings::<CommandRules>(json).unwrap_err();
+    let paths: Vec<_> = errors.iter().map(|e| e.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "rules[0].programs",
+            "rules[0].paths",
+            "rules[0].cwd",
+            "rules[1].id",
+            "rules[1].options",
+            "rules[1].effect",
+            "rules[1].set_env",
+            "rules[2].id",
+            "rules[2].options",
+            "rules[2].remedy",
+        ]
+    );
+    let typo = harness::settings::<CommandRules>(r#"{"rules":[{"id":"a","effect":"alow"}]}"#).unwrap_err();
+    assert!(typo[0].path.starts_with("rules[0]") && typo[0].message.contains("alow"), "{typo:?}");
+}
+
+#[test]
+fn whoever_allows_an_interpreter_is_warned() {
+    let warned = |rule: &str| {
+        let settings = harness::settings::<CommandRules>(&format!(r#"{{"rules":[{rule}]}}"#)).unwrap();
+        settings.warnings()
+    };
+    for rule in [
+        r#"{"id":"x","effect":"allow","programs":["ls","python3.11"]}"#,
+        r#"{"id":"x","effect":"allow","paths":["/usr/bin/perl*"]}"#,
+        r#"{"id":"x","effect":"allow","groups":["dev"]}"#,
+        r#"{"id":"x","effect":"allow","programs":["ls"],"labels":{"safe":["yes"]}}"#,
+    ] {
+        let warnings = warned(rule);
+        assert!(warnings.len() == 1 && warnings[0].contains("\"x\""), "{rule}: {warnings:?}");
+    }
+    for rule in [
+        r#"{"id":"x","effect":"allow","programs":["ls"]}"#,
+        r#"{"id":"x","effect":"deny","programs":["python3"]}"#,
+        r#"{"id":"x","effect":"allow","programs":["python3"],"args":[["/srv/tool.py"]]}"#,
+        r#"{"id":"x","effect":"allow","programs":["sh"],"script_commands":["ls"]}"#,
+    ] {
+        assert!(warned(rule).is_empty(), "{rule}");
+    }
+}
