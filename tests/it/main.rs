@@ -13,10 +13,13 @@
 mod authentication;
 mod cli;
 mod configuration;
+mod example_policies;
 mod faults;
+mod guest_in_c;
 mod hostile_guests;
 mod layers;
 mod protocol;
+mod read_only_preset;
 mod script_facts;
 mod streams;
 mod support;

@@ -1,0 +1,125 @@
+//! The read-only preset on real programs: git in a repository whose configuration names programs everywhere.
+
+#![allow(clippy::disallowed_methods, reason = "tests prepare a repository")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::{Client, Gateway, run};
+
+const CONFIG: &str = "
+[policy.rules]
+module = \"builtin:command-rules\"
+settings = { preset = \"read-only\", env_allow = [\"EXECGATE_TEST\"] }
+[policy.quota]
+module = \"builtin:session-quota\"
+";
+
+/// A repository that writes a file whenever something of it is run.
+struct Hostile {
+    directory: TempDir,
+}
+
+impl Hostile {
+    fn new() -> Self {
+        let hostile = Self { directory: tempfile::tempdir().unwrap() };
+        let fire = hostile.path().join("fire");
+        std::fs::write(&fire, format!("#!/bin/sh\ntouch {}\n", hostile.mark().display())).unwrap();
+        std::fs::set_permissions(&fire, std::fs::Permissions::from_mode(0o755)).unwrap();
+        hostile.git(&["init", "-q", "-b", "main", "."]);
+        std::fs::write(hostile.path().join("a"), "one\n").unwrap();
+        std::fs::write(hostile.path().join(".gitattributes"), "a diff=evil\n").unwrap();
+        hostile.git(&["add", "a", ".gitattributes"]);
+        hostile.git(&["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "one"]);
+        std::fs::write(hostile.path().join("a"), "one\ntwo\n").unwrap();
+        let hook = hostile.path().join(".git/hooks/post-index-change");
+        std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        std::fs::copy(&fire, hook).unwrap();
+        for key in [
+            "core.fsmonitor",
+            "core.pager",
+            "pager.log",
+            "pager.diff",
+            "pager.status",
+            "diff.external",
+            "diff.evil.command",
+            "diff.evil.textconv",
+            "gpg.program",
+            "core.sshCommand",
+            "core.editor",
+            "core.askPass",
+        ] {
+            hostile.git(&["config", key, &fire.display().to_string()]);
+        }
+        hostile.git(&["config", "log.showSignature", "true"]);
+        hostile
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn mark(&self) -> PathBuf {
+        self.path().join("fired")
+    }
+
+    fn git(&self, arguments: &[&str]) {
+        let mut git = Command::new("git");
+        let done = git.args(arguments).current_dir(self.path()).stdin(Stdio::null()).output().unwrap();
+        let _ = done;
+    }
+
+    /// Whether something was run since last asked.
+    fn fired(&self) -> bool {
+        std::fs::remove_file(self.mark()).is_ok()
+    }
+}
+
+#[test]
+fn git_runs_nothing_that_a_repository_names() {
+    if Command::new("git").arg("--version").output().is_err() {
+        eprintln!("NOTE: NOT TESTED: there is no git");
+        return;
+    }
+    let hostile = Hostile::new();
+    hostile.fired();
+    hostile.git(&["diff"]);
+    assert!(hostile.fired(), "plain git runs what the repository names, else this test shows nothing");
+    let gateway = Gateway::with(CONFIG);
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        for (arguments, expected) in [
+            (&["diff"][..], "+two"),
+            (&["status", "--short"], " M a"),
+            (&["log", "-p"], "+one"),
+            (&["show"], "+one"),
+            (&["blame", "a"], "one"),
+            (&["branch"], "main"),
+            (&["grep", "two"], "a:two"),
+            (&["ls-files", "-m"], "a"),
+        ] {
+            let mut argv = vec!["git"];
+            argv.extend(arguments);
+            let start = json!({"argv": argv, "cwd": hostile.path()});
+            let job = client.call("job.start", start).await.unwrap()["job"].as_str().unwrap().to_owned();
+            let output = String::from_utf8(client.output(&job, "stdout").await).unwrap();
+            assert!(output.contains(expected), "{arguments:?}: {output}");
+            assert!(!hostile.fired(), "{arguments:?} ran what the repository names");
+        }
+        for argv in [
+            json!(["git", "-c", "alias.x=!id", "x"]),
+            json!(["find", ".", "-exec", "id", "{}", "+"]),
+            json!(["/usr/bin/env", "id"]),
+        ] {
+            assert_eq!(client.refused("job.start", json!({"argv": argv})).await, "policy_denied", "{argv}");
+        }
+        let variable = json!({"argv": ["git", "diff"], "env": {"GIT_EXTERNAL_DIFF": "id"}});
+        let refused = client.call("job.start", variable).await.unwrap_err();
+        assert_eq!(refused["data"]["rules"], json!(["read-only.git"]), "{refused}");
+    });
+    assert!(gateway.survivors().is_empty());
+}
