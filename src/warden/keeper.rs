@@ -38,6 +38,8 @@ use crate::domain::{ExitStatus, SpawnStage};
 
 /// Between two rounds of the hunt, milliseconds: long enough for a stopped process to stop.
 const ROUND: u8 = 1;
+/// Looks at the keeper's children between two rounds, at most.
+const CHASES: u32 = 256;
 /// How often the keeper looks at its children although nothing told it to: a bound on what a lost notice costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Longest message on a line, bytes.
@@ -223,6 +225,7 @@ fn finish(leader: &Leader, signals: &SignalFd) -> ! {
     let mut hunt = Hunt::default();
     while !hunt.is_hopeless() {
         while let Ok(Some(_)) = signals.read_signal() {}
+        chase(&known);
         let turn = reap::orphans(&known, Some);
         let mut living = walk::below(&walk::look_around(), std::iter::once(own));
         living.retain(|seen| seen.pid != own);
@@ -235,6 +238,26 @@ fn finish(leader: &Leader, signals: &SignalFd) -> ! {
         let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(ROUND));
     }
     sys::exit_now(1)
+}
+
+/// Stops who became a child of the keeper, again and again for as long as there is a new one: who forks and exits in a
+/// circle has another number by the time that a walk over all processes is through, but no other parent. A child's
+/// number cannot be reused before it is reaped here.
+fn chase(known: &HashSet<i32>) {
+    let mut stopped = HashSet::new();
+    for _ in 0..CHASES {
+        let turn = reap::orphans(known, Some);
+        let mut fresh = false;
+        for pid in turn.living {
+            if stopped.insert(pid) {
+                fresh = true;
+                let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            }
+        }
+        if !fresh {
+            return;
+        }
+    }
 }
 
 fn say(line: &OwnedFd, said: &KeeperSays, fds: &[&OwnedFd]) {

@@ -107,6 +107,9 @@ struct Process {
     /// Orphans that no living job holds are being ended.
     strays: Option<Hunt>,
     closing: Option<Instant>,
+    /// Requests that were none, and when that was last told.
+    complaints: u64,
+    complained: Option<Instant>,
     gateway_gone: bool,
 }
 
@@ -172,6 +175,8 @@ fn begin() -> Result<Process, Unready> {
         look_for_strays: false,
         strays: None,
         closing: None,
+        complaints: 0,
+        complained: None,
         gateway_gone: false,
     };
     process.say_ready()?;

@@ -79,8 +79,12 @@ macro_rules! in_each_tier {
 }
 
 mod confining;
+mod distrust;
 mod ending;
+mod hostile;
 mod life;
+mod pausing;
+mod reuse;
 mod signalling;
 mod starting;
 

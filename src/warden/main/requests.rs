@@ -19,6 +19,9 @@ use super::super::tree;
 use super::{MAX_NUMBER, Process, REQUESTS_A_TURN, Source, bounded, errno, fault};
 use crate::domain::{SignalTarget, SpawnStage};
 
+/// How often the gateway's faults are told.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// A leader that was just forked, and its keeper where there are no groups.
 struct Held {
     leader: Leader,
@@ -32,12 +35,21 @@ impl Process {
             match link::receive(self.gateway.as_fd(), &mut self.scratch) {
                 Ok(Received::Packet(bytes, fds)) => match proto::decode(&bytes) {
                     Some(request) => self.handle(request, fds),
-                    None => fault("request", "a packet that is no message"),
+                    None => self.complain("a packet that is no message"),
                 },
-                Ok(Received::Garbage) => fault("request", "a packet too long or with too many descriptors"),
+                Ok(Received::Garbage) => self.complain("a packet too long or with too many descriptors"),
                 Err(rustix::io::Errno::AGAIN) => return,
                 Ok(Received::End) | Err(_) => return self.lose_gateway(),
             }
+        }
+    }
+
+    /// Says what is wrong with a request; at most once a second, however many are sent.
+    fn complain(&mut self, detail: &str) {
+        self.complaints += 1;
+        if self.complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            fault("request", &format!("{detail}; {} refused so far", self.complaints));
+            self.complained = Some(Instant::now());
         }
     }
 
@@ -50,7 +62,7 @@ impl Process {
 
     fn handle(&mut self, request: ToWarden, fds: Vec<OwnedFd>) {
         match request {
-            ToWarden::Hello(_) => fault("request", "a second hello"),
+            ToWarden::Hello(_) => self.complain("a second hello"),
             ToWarden::Prepare(wanted) => self.prepare(*wanted),
             ToWarden::Release { job, terminal } => self.release(job, terminal, fds),
             ToWarden::Kill { job } => self.end_job(job),
@@ -64,7 +76,7 @@ impl Process {
 
     fn prepare(&mut self, wanted: PrepareJob) {
         if wanted.job > MAX_NUMBER || self.jobs.contains_key(&wanted.job) {
-            return fault("request", "a job number out of range or in use");
+            return self.complain("a job number out of range or in use");
         }
         let (job, name) = (wanted.job, wanted.name.clone());
         match self.fork_leader(&wanted) {

@@ -26,6 +26,16 @@ pub fn with_environment(marker: &str) -> Vec<i32> {
     pids().filter(has).filter(|pid| is_alive(*pid)).collect()
 }
 
+/// Every living process with this text among its arguments or in the environment it was born with.
+pub fn marked(mark: &str) -> Vec<i32> {
+    let mark = mark.as_bytes();
+    let holds = |text: Vec<u8>| text.windows(mark.len()).any(|part| part == mark);
+    let has = |pid: &i32| {
+        ["cmdline", "environ"].iter().any(|file| fs::read(format!("/proc/{pid}/{file}")).is_ok_and(holds))
+    };
+    pids().filter(has).filter(|pid| is_alive(*pid)).collect()
+}
+
 /// Living children.
 pub fn children(pid: i32) -> Vec<i32> {
     let parent = |child: &i32| {

@@ -67,19 +67,75 @@ async fn gateway_child() {
     let job = job_id();
     let (_running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
+    println!("warden={}", warden.pid());
     println!("job={job}");
     std::io::stdout().flush().unwrap();
     std::future::pending::<()>().await;
 }
 
+/// What [`gateway_child`] prints.
+fn warden_and_job(gateway: &mut std::process::Child) -> (i32, JobId) {
+    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
+    let mut next = |name: &str| {
+        let line = lines.find_map(|l| l.unwrap().split_once(name).map(|(_, value)| value.to_owned()));
+        line.expect("the gateway's word")
+    };
+    (next("warden=").parse().unwrap(), next("job=").parse().unwrap())
+}
+
+/// Both at once: nobody of ours is left to kill the job. The next start does, before it is ready.
+async fn gateway_and_warden_killed(tier: &str) {
+    let mut gateway = Program::new(std::env::current_exe().unwrap());
+    gateway.args(["--exact", "warden_room::life::gateway_child", "--ignored", "--nocapture"]);
+    let mut gateway = gateway.env("TIER", tier).stdout(ProgramStdio::piped()).spawn().unwrap();
+    let (warden, job) = warden_and_job(&mut gateway);
+    eventually(PATIENCE, "the tree has grown", || living(job).len() >= 4);
+    let warden = rustix::process::Pid::from_raw(warden).unwrap();
+    // Stopped first, so that neither can do anything about the other's death.
+    rustix::process::kill_process(warden, rustix::process::Signal::STOP).unwrap();
+    gateway.kill().unwrap();
+    rustix::process::kill_process(warden, rustix::process::Signal::KILL).unwrap();
+    gateway.wait().unwrap();
+    let _next = launch(None).await;
+    // A start of a test beside this one may be what is sweeping: then ours did not wait for it.
+    wait_for_all_of(job, Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn gateway_and_warden_killed_at_once_leave_no_job_to_the_next_start() {
+    gateway_and_warden_killed("").await;
+}
+
+#[tokio::test]
+async fn gateway_and_warden_killed_at_once_leave_no_job_in_tier_b() {
+    gateway_and_warden_killed("B").await;
+}
+
+#[tokio::test]
+async fn gateway_and_warden_killed_at_once_leave_no_job_in_tier_c() {
+    gateway_and_warden_killed("C").await;
+}
+
+in_each_tier!(an_instance_that_lives_is_left_alone_by_another_that_starts, |warden| async move {
+    let job = job_id();
+    let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
+    line(&ends.stdout).await;
+    eventually(PATIENCE, "the tree has grown", || living(job).len() >= 4);
+    let other = launch(None).await;
+    other.probe().await.unwrap();
+    assert!(other.shutdown().await);
+    assert!(living(job).len() >= 4, "{:?}", living(job));
+    assert!(futures_util::FutureExt::now_or_never(running.exited()).is_none());
+    warden.probe().await.unwrap();
+    running.kill();
+    assert_eq!(running.emptied().await.survivors, 0);
+});
+
 fn gateway_killed_with_sigkill(tier: &str) {
     let mut gateway = Program::new(std::env::current_exe().unwrap());
     gateway.args(["--exact", "warden_room::life::gateway_child", "--ignored", "--nocapture"]);
     let mut gateway = gateway.env("TIER", tier).stdout(ProgramStdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
-    let job: JobId = lines
-        .find_map(|l| l.unwrap().split_once("job=").map(|(_, id)| id.parse().unwrap()))
-        .expect("the gateway's job");
+    let (_, job) = warden_and_job(&mut gateway);
     eventually(PATIENCE, "the tree has grown", || living(job).len() >= 4);
     gateway.kill().unwrap();
     gateway.wait().unwrap();
