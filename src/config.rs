@@ -9,6 +9,7 @@ pub mod keys;
 mod layers;
 mod locate;
 mod raw;
+mod schema;
 mod show;
 pub mod token;
 mod units;
@@ -19,7 +20,8 @@ pub use raw::{
     AllowEnv, Auto, CertificateTable, ForcedTier, IdentityOf, JwtTable, LogFormat, ModeWord, OnExpiryWord,
     Overflow, PolicyTable, Raw, Require, Sync, TenantTable, TokenTable,
 };
-pub use show::{show, show_json};
+pub use schema::schema;
+pub use show::{changed, show, show_json};
 pub use units::{Cap, Size, Time};
 
 use std::path::PathBuf;

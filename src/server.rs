@@ -6,9 +6,14 @@
 //! The only room that knows all others. Owns the listener, the task tracker and the stop token.
 
 mod drain;
+mod memory;
+mod reload;
 mod setup;
 mod start;
+mod systemd;
+mod watchdog;
 
 pub use drain::Left;
+pub use reload::{Fresh, Live, Source};
 pub use setup::{Setup, SetupFailure};
 pub use start::{Server, StartFailure, start};

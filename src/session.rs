@@ -19,6 +19,7 @@ mod environment;
 mod explain;
 mod job;
 mod link;
+mod memory;
 mod open;
 mod registry;
 mod review;
@@ -27,11 +28,12 @@ mod start;
 mod streams;
 mod task;
 
-pub use self::core::{Core, Drain, Rooms};
+pub use self::core::{Core, Drain, ReloadWish, Rooms};
 pub use environment::Home;
 pub use explain::Explanation;
 pub use job::{Card as JobCard, Closed, Ending, Exited, Job, JobState, Pause, Stopped};
 pub use link::{Link, News};
+pub use memory::{Memory, Pressure};
 pub use open::{Opened, SessionRequest};
 pub use registry::{Reach, Registry};
 pub use review::Caller;
@@ -61,6 +63,8 @@ pub struct Settings {
     pub identities: BTreeMap<Arc<str>, Identity>,
     /// Ceilings for every job, by tenant; the tenant `*` stands for every other.
     pub job_limits: BTreeMap<Arc<str>, JobLimits>,
+    /// How many sessions and jobs a tenant may have, by tenant; the tenant `*` stands for every other.
+    pub tenant_counts: BTreeMap<Arc<str>, TenantCounts>,
     /// From TERM to KILL at shutdown.
     pub kill_grace: Duration,
     /// How long an ended job can still be asked about.
@@ -71,6 +75,15 @@ pub struct Settings {
     pub max_ended_per_session: usize,
     /// Streams and their bounds.
     pub streams: crate::stream::Settings,
+}
+
+/// How many a tenant may have of all its subjects together; `None` is as many as the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TenantCounts {
+    /// Sessions.
+    pub sessions: Option<u32>,
+    /// Jobs.
+    pub jobs: Option<u32>,
 }
 
 /// What a tenant's jobs run as.
@@ -86,6 +99,11 @@ impl Settings {
     /// What the principal's jobs run as; `None` when the operator gave the tenant no identity.
     pub(crate) fn identity(&self, principal: &Principal) -> Option<&Identity> {
         by_tenant(&self.identities, principal)
+    }
+
+    /// How many the principal's tenant may have.
+    pub(crate) fn counts(&self, principal: &Principal) -> TenantCounts {
+        by_tenant(&self.tenant_counts, principal).copied().unwrap_or_default()
     }
 
     /// The operator's ceilings for the principal's jobs.

@@ -2,7 +2,10 @@
 //!
 //! Control characters are escaped by the formatter, so that nothing a client names can act on an operator's terminal.
 
+pub mod metrics;
+
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -23,6 +26,26 @@ pub enum Format {
 #[error("log.level: {0:?} is no level (error, warn, info, debug, trace) and no filter: {1}")]
 pub struct BadFilter(String, String);
 
+type SetLevel = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// How the running log's filter is changed.
+static LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
+/// Checks a filter without using it.
+///
+/// # Errors
+/// [`BadFilter`]
+pub fn check(level: &str) -> Result<(), BadFilter> {
+    EnvFilter::try_new(level).map(drop).map_err(|e| BadFilter(level.to_owned(), e.to_string()))
+}
+
+/// Changes what is logged; a filter that cannot be read, which [`check`] tells, changes nothing.
+pub fn set_level(level: &str) {
+    if let (Some(set), Ok(filter)) = (LEVEL.get(), EnvFilter::try_new(level)) {
+        set(filter);
+    }
+}
+
 /// Begins to log. Only the first call counts.
 ///
 /// # Errors
@@ -41,9 +64,16 @@ pub fn start(format: Format, level: &str) -> Result<(), BadFilter> {
         .with_span_events(FmtSpan::NONE);
     // A second start keeps the first one's ways.
     let _ = if json {
-        builder.json().flatten_event(true).with_current_span(false).try_init()
+        let builder = builder.json().flatten_event(true).with_span_list(false).with_filter_reloading();
+        let handle = builder.reload_handle();
+        // Set once, with the first start.
+        let _ = LEVEL.set(Box::new(move |filter| handle.reload(filter).is_ok()));
+        builder.try_init()
     } else {
-        builder.with_ansi(terminal).with_target(false).try_init()
+        let builder = builder.with_ansi(terminal).with_target(false).with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = LEVEL.set(Box::new(move |filter| handle.reload(filter).is_ok()));
+        builder.try_init()
     };
     Ok(())
 }

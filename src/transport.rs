@@ -20,6 +20,7 @@ mod follower;
 mod health;
 mod jobs;
 mod listener;
+mod metrics;
 mod proxy;
 mod reader;
 mod router;
@@ -35,8 +36,9 @@ pub use auth::{
     Access, CertificateName, Credential, Credentials, Jwt, JwtKey, KeyFailure, OnExpiry, Roles, TenantOf,
     TokenDigest,
 };
-pub use health::{Components, Health};
+pub use health::{Components, Health, Pulse};
 pub use listener::{Bound, Door, bind};
+pub use metrics::Render;
 pub use proxy::Network;
 pub use router::Gateway;
 pub use tls::{Tls, TlsFailure, TlsFiles, load as load_tls};

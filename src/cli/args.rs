@@ -177,6 +177,8 @@ pub(super) struct Job {
 pub(super) enum ConfigCommand {
     /// Check everything, policies included
     Check(From),
+    /// Print the JSON Schema of configuration files, for editors
+    Schema,
     /// Show every value and where it comes from
     Show {
         #[command(flatten)]

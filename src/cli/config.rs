@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, Sources};
 use crate::policy::Policies;
 use crate::server::Setup;
 
@@ -13,6 +13,7 @@ use super::serve::sources;
 pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode, Trouble> {
     match command {
         ConfigCommand::Check(from) => check(from),
+        ConfigCommand::Schema => schema(),
         ConfigCommand::Show { from, json } => show(from, *json),
     }
 }
@@ -22,6 +23,13 @@ fn check(from: &From) -> Result<ExitCode, Trouble> {
     let setup = Setup::new(&loaded.settings, None).map_err(Trouble::failed)?;
     let policies = Policies::load(&setup.policy).map_err(Trouble::failed)?;
     say(format!("the configuration is good; {} policies load", policies.list().len()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn schema() -> Result<ExitCode, Trouble> {
+    let defaults = Sources { no_system: true, ..Sources::default() };
+    let loaded = config::load(&defaults, &Environment::default()).map_err(Trouble::failed)?;
+    say(config::schema(&loaded))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::config::{self, Auto, Environment, Loaded, LogFormat, Sources, token};
 use crate::domain::Tier;
-use crate::server::{self, Left, Server, Setup};
+use crate::server::{self, Fresh, Left, Server, Setup, Source};
 use crate::telemetry::{self, Format};
 
 use super::args;
@@ -16,12 +16,19 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     sources.flags.extend(args.listen.map(|listen| ("server.listen".to_owned(), format!("\"{listen}\""))));
     let loaded = config::load(&sources, &environment).map_err(Trouble::failed)?;
     start_logs(&loaded)?;
-    let setup = setup(&loaded, &environment)?;
+    let made = made_token(&loaded, &environment)?;
+    let setup = Setup::new(&loaded.settings, made.as_deref()).map_err(Trouble::failed)?;
+    let source: Source = Box::new(move || {
+        let loaded = config::load(&sources, &environment).map_err(|e| e.to_string())?;
+        telemetry::check(&loaded.settings.log.level).map_err(|e| e.to_string())?;
+        let setup = Setup::new(&loaded.settings, made.as_deref()).map_err(|e| e.to_string())?;
+        Ok(Fresh { loaded, setup })
+    });
     let runtime = runtime()?;
     runtime.block_on(async {
         let server = server::start(setup).await.map_err(Trouble::failed)?;
         banner(&server)?;
-        match server.run().await {
+        match server.run(loaded, source).await {
             Ok(Left::InOrder) => Ok(ExitCode::SUCCESS),
             Ok(Left::WardenGone) => {
                 Err(Trouble::failed("the warden was gone; every job was killed. Start the gateway again"))
@@ -50,8 +57,8 @@ fn start_logs(loaded: &Loaded) -> Result<(), Trouble> {
 }
 
 /// With no token configured, the one of the state directory, made on first use.
-fn setup(loaded: &Loaded, environment: &Environment) -> Result<Setup, Trouble> {
-    let made = if !loaded.settings.auth.is_configured() {
+fn made_token(loaded: &Loaded, environment: &Environment) -> Result<Option<String>, Trouble> {
+    Ok(if !loaded.settings.auth.is_configured() {
         let directory = environment.state_directory();
         let directory = directory.ok_or_else(|| Trouble::failed("there is no home directory to keep a token in; set HOME or XDG_STATE_HOME, or configure [auth.token.NAME]"))?;
         Some(
@@ -60,8 +67,7 @@ fn setup(loaded: &Loaded, environment: &Environment) -> Result<Setup, Trouble> {
         )
     } else {
         None
-    };
-    Setup::new(&loaded.settings, made.as_deref()).map_err(Trouble::failed)
+    })
 }
 
 fn banner(server: &Server) -> Result<(), Trouble> {
@@ -71,6 +77,9 @@ fn banner(server: &Server) -> Result<(), Trouble> {
     let usual = address.port() == 7171 && scheme == "http";
     let url = if usual { String::new() } else { format!(" --url {scheme}://{address}") };
     say(format!("try:          execgate exec{url} -- uname -a"))?;
+    if let Some(admin) = server.admin_address() {
+        say(format!("admin:        http://{admin}/metrics and /readyz, without asking who"))?;
+    }
     for policy in server.policies() {
         let mode = if policy.mode == crate::verdict::Mode::Monitor { ", monitor only" } else { "" };
         say(format!(
@@ -93,7 +102,8 @@ fn banner(server: &Server) -> Result<(), Trouble> {
         say("warning:      jobs run as root; configure [tenant.NAME.identity] to change that")?;
     }
     say(format!(
-        "memory:       at most {} MiB for the streams of {} jobs",
+        "memory:       held below {} MiB, of which at most {} MiB for the streams of {} jobs",
+        server.memory_bound() >> 20,
         server.stream_bound() >> 20,
         server.most_jobs()
     ))

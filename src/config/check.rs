@@ -22,6 +22,7 @@ pub(super) fn whole(raw: &Raw) -> Result<(), ConfigFailure> {
         Some(_) | None => Ok(()),
     })?;
     numbers(raw)?;
+    admin_door(raw)?;
     public(raw)
 }
 
@@ -145,6 +146,19 @@ fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
         }
     }
     for (name, tenant) in &raw.tenant {
+        let limits = tenant.limits.as_ref();
+        for (key, own, all) in [
+            ("sessions", limits.and_then(|l| l.sessions), raw.limits.sessions),
+            ("jobs", limits.and_then(|l| l.jobs), raw.limits.jobs),
+        ] {
+            if let Some(Cap::At(own)) = own
+                && own > all
+            {
+                return refuse(format!(
+                    "tenant.{name}.limits.{key}: {own} is more than limits.{key} = {all} gives to all; lower it, or raise that"
+                ));
+            }
+        }
         let wall = tenant.limits.as_ref().and_then(|l| l.wall);
         if wall == Some(Cap::At(Time(std::time::Duration::ZERO))) {
             return refuse(format!(
@@ -158,6 +172,20 @@ fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
         );
     }
     Ok(())
+}
+
+fn admin_door(raw: &Raw) -> Result<(), ConfigFailure> {
+    let text = &raw.server.admin_listen;
+    match text.parse::<std::net::SocketAddr>() {
+        _ if text.is_empty() => Ok(()),
+        Ok(address) if address.ip().is_loopback() => Ok(()),
+        Ok(_) => refuse(format!(
+            "server.admin_listen: {text} can be reached by others, and asks nobody who he is; use 127.0.0.1"
+        )),
+        Err(_) => refuse(format!(
+            "server.admin_listen: {text:?} is no address and port, such as \"127.0.0.1:7172\""
+        )),
+    }
 }
 
 /// # Errors

@@ -30,21 +30,20 @@ pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailur
         file.and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| line_of(&text, &path));
     let place = match line {
         Some(line) => format!("{layer}:{line}"),
-        None => match (file, syntax(files)) {
-            (None, Some(place)) => place,
-            (Some(_) | None, _) => layer,
-        },
+        None => syntax(files).unwrap_or(layer),
     };
     ConfigFailure::Wrong { place, what }
 }
 
 /// The file that is no TOML, when that is what is wrong.
 fn syntax(files: &[PathBuf]) -> Option<String> {
-    let broken = |file: &&PathBuf| -> Option<()> {
+    let broken = |file: &PathBuf| -> Option<String> {
         let text = std::fs::read_to_string(file).ok()?;
-        ImDocument::parse(text).err().map(drop)
+        let error = ImDocument::parse(text.as_str()).err()?;
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        Some(format!("{}:{}", Path::display(file), before.matches('\n').count() + 1))
     };
-    files.iter().find(|file| broken(file).is_some()).map(|file| Path::display(file).to_string())
+    files.iter().find_map(broken)
 }
 
 fn dotted(path: &[String], field: &str) -> String {

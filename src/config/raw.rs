@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Cap, Size, Time};
@@ -14,7 +15,7 @@ use super::units::{Cap, Size, Time};
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$key:meta])* $field:ident : $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
             $($(#[$key])* #[allow(missing_docs, reason = "the default configuration documents every key")] pub $field: $type,)*
@@ -23,7 +24,7 @@ macro_rules! section {
 }
 
 /// A value, or what suits the address listened on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Auto<T> {
     /// Named.
@@ -33,7 +34,7 @@ pub enum Auto<T> {
 }
 
 /// The word `auto`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AutoWord {
     /// `auto`
@@ -47,6 +48,17 @@ impl<T: Clone> Auto<T> {
             Self::Set(value) => value.clone(),
             Self::Auto(AutoWord::Auto) => suits,
         }
+    }
+}
+
+/// A text that may be a secret: it is given to jobs, and shown to nobody.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Redacted(pub String);
+
+impl std::fmt::Debug for Redacted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(redacted)")
     }
 }
 
@@ -77,7 +89,9 @@ section!(
 section!(
     /// `[server]`
     Server {
+        #[schemars(with = "String")]
         listen: SocketAddr,
+        admin_listen: String,
         hosts: Vec<String>,
         origins: Vec<String>,
         trusted_proxies: Vec<String>,
@@ -123,7 +137,7 @@ impl Auth {
 }
 
 /// `auth.on_expiry`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnExpiryWord {
     /// The connection is closed and its sessions end.
@@ -203,6 +217,8 @@ section!(
 section!(
     /// `[tenant.NAME.limits]`
     TenantLimits {
+        sessions: Option<Cap<u32>>,
+        jobs: Option<Cap<u32>>,
         wall: Option<Cap<Time>>,
         output: Option<Cap<Size>>,
         file_size: Option<Cap<Size>>,
@@ -223,6 +239,7 @@ section!(
         env_values: Option<Vec<String>>,
         #[serde(rename = "match")]
         matches: Option<MatchTable>,
+        #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
         settings: Option<figment::value::Dict>,
     }
 );
@@ -238,7 +255,7 @@ section!(
 );
 
 /// `mode`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ModeWord {
     /// It binds.
@@ -258,6 +275,7 @@ section!(
 section!(
     /// `[limits]`
     Limits {
+        memory: Auto<Size>,
         connections: usize,
         sessions: u32,
         jobs: u32,
@@ -282,7 +300,7 @@ section!(
     /// `[jobs]`
     Jobs {
         path: Vec<PathBuf>,
-        env: BTreeMap<String, String>,
+        env: BTreeMap<String, Redacted>,
         env_allow: AllowEnv,
         allow_root: Auto<bool>,
         nice: i32,
@@ -299,7 +317,7 @@ section!(
 );
 
 /// `containment.require`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Require {
     /// Refuse to start where a job could leave processes behind.
@@ -309,7 +327,7 @@ pub enum Require {
 }
 
 /// `containment.force`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ForcedTier {
     /// cgroup2, and no job can leave its leaf.
     A,
@@ -356,7 +374,7 @@ section!(
 );
 
 /// `audit.overflow`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Overflow {
     /// Refuse rather than lose a line.
@@ -366,7 +384,7 @@ pub enum Overflow {
 }
 
 /// `audit.sync`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Sync {
     /// The kernel decides.
     #[serde(rename = "none")]
@@ -382,6 +400,7 @@ pub enum Sync {
 section!(
     /// `[drain]`
     DrainSection {
+        delay: Time,
         grace: Time,
         kill_grace: Time,
     }
@@ -396,7 +415,7 @@ section!(
 );
 
 /// `log.format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Readable.

@@ -1,5 +1,5 @@
-//! The resolved settings, each with the layer it came from. Digests of tokens are shown as what they are; there is no
-//! secret among the settings.
+//! The resolved settings, each with the layer it came from. Digests of tokens are shown as what they are, variables of
+//! jobs without their values.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ pub fn show(loaded: &Loaded) -> String {
         let from = source(loaded, &key);
         let comment = if from == BUILT_IN { String::new() } else { format!("   # {from}") };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{key} = {}{comment}", written(&value));
+        let _ = writeln!(text, "{key} = {}{comment}", written(&showable(&key, value)));
     }
     text
 }
@@ -24,14 +24,38 @@ pub fn show(loaded: &Loaded) -> String {
 pub fn show_json(loaded: &Loaded) -> String {
     let entry = |(key, value): (String, Value)| {
         let from = source(loaded, &key);
+        let value = showable(&key, value);
         (key, serde_json::json!({"value": value, "from": from}))
     };
     let map: serde_json::Map<_, _> = entries(loaded).into_iter().map(entry).collect();
     format!("{:#}", serde_json::Value::Object(map))
 }
 
+/// Every key with its value.
+pub(super) fn values(loaded: &Loaded) -> serde_json::Map<String, serde_json::Value> {
+    let value = |(key, value): (String, Value)| (key.clone(), serde_json::json!(showable(&key, value)));
+    entries(loaded).into_iter().map(value).collect()
+}
+
 fn source(loaded: &Loaded, key: &str) -> String {
     loaded.figment.find_metadata(key).map_or_else(|| "unknown".to_owned(), |m| m.name.to_string())
+}
+
+/// The keys whose values differ, dotted.
+pub fn changed(before: &Loaded, after: &Loaded) -> Vec<String> {
+    let (before, after) = (entries(before), entries(after));
+    let differs = |all: &[(String, Value)], (key, value): &(String, Value)| {
+        !all.iter().any(|(other, same)| other == key && written(same) == written(value))
+    };
+    let mut keys: Vec<_> =
+        after.iter().filter(|entry| differs(&before, entry)).map(|(key, _)| key.clone()).collect();
+    keys.extend(
+        before
+            .iter()
+            .filter(|(key, _)| !after.iter().any(|(other, _)| other == key))
+            .map(|(key, _)| key.clone()),
+    );
+    keys
 }
 
 /// Every key that has a value, dotted: those of the defaults, then those of named tables.
@@ -39,12 +63,26 @@ fn entries(loaded: &Loaded) -> Vec<(String, Value)> {
     let known = locate::known_keys();
     let mut entries: Vec<_> =
         known.iter().filter_map(|key| Some((key.clone(), loaded.figment.find_value(key).ok()?))).collect();
-    for table in ["auth.token", "tenant", "policy"] {
+    for table in ["auth.token", "auth.mtls", "auth.jwt", "tenant", "policy", "profile"] {
         if let Ok(Value::Dict(_, dict)) = loaded.figment.find_value(table) {
             flatten(table, dict, &mut entries);
         }
     }
     entries
+}
+
+/// Keys whose values may be secrets: shown as that they are set.
+const SECRET: &str = "jobs.env";
+
+/// The value as it may be shown.
+fn showable(key: &str, value: Value) -> Value {
+    match value {
+        Value::Dict(tag, dict) if key == SECRET => {
+            let redacted = |(name, _)| (name, Value::from("(redacted)"));
+            Value::Dict(tag, dict.into_iter().map(redacted).collect())
+        }
+        other => other,
+    }
 }
 
 fn flatten(prefix: &str, dict: Dict, entries: &mut Vec<(String, Value)>) {

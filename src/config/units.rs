@@ -104,6 +104,37 @@ fn with_unit<'de, D: Deserializer<'de>>(deserializer: D, expected: &str) -> Resu
     }
 }
 
+impl schemars::JsonSchema for Time {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "examples": ["30s", "10ms", "1h 30m"]})
+    }
+}
+
+impl schemars::JsonSchema for Size {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "pattern": "^[0-9]+ ?(B|KiB|MiB|GiB)$"})
+    }
+}
+
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Cap<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Cap_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let limit = generator.subschema_for::<T>();
+        schemars::json_schema!({"anyOf": [limit, {"const": "unlimited"}]})
+    }
+}
+
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -91,6 +91,13 @@ impl Slots {
         Ok(Slot { counts: self.counts.clone(), places, what, granted: false })
     }
 
+    /// Sessions and jobs that hold a slot on the server.
+    pub fn held(&self) -> (u32, u32) {
+        let counts = lock(&self.counts);
+        let of = |what| counts.get(&(Place::Server, what)).map_or(0, |count| count.held);
+        (of(Counted::Sessions), of(Counted::Jobs))
+    }
+
     /// What is in use around `holder`.
     pub fn usage(&self, holder: &Holder) -> UsageCounts {
         let counts = lock(&self.counts);

@@ -119,6 +119,8 @@ pub enum Method {
     PolicyList,
     /// `server.drain`
     ServerDrain,
+    /// `policy.reload`
+    PolicyReload,
     /// `rpc.discover`
     Discover,
 }
@@ -192,7 +194,7 @@ pub struct JobAttach {
 type Decoder = fn(&mut Members) -> Result<Method, Failure>;
 
 /// Every method, by name.
-const METHODS: [(&str, Decoder); 24] = [
+const METHODS: [(&str, Decoder); 25] = [
     ("server.info", |_| Ok(Method::ServerInfo)),
     ("session.open", session_open),
     ("session.attach", |m| {
@@ -218,6 +220,7 @@ const METHODS: [(&str, Decoder); 24] = [
     ("policy.explain", |m| job_start(m).map(|start| Method::PolicyExplain(Box::new(start)))),
     ("policy.list", |_| Ok(Method::PolicyList)),
     ("server.drain", |_| Ok(Method::ServerDrain)),
+    ("policy.reload", |_| Ok(Method::PolicyReload)),
     ("rpc.discover", |_| Ok(Method::Discover)),
 ];
 

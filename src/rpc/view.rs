@@ -249,6 +249,11 @@ pub fn accepted(offset: u64) -> Value {
     json!({"offset": offset})
 }
 
+/// The answer to `policy.reload`: what changed.
+pub fn reloaded(what: &str) -> Value {
+    json!({"changed": what})
+}
+
 /// The answer of a method that has nothing to say.
 pub fn nothing() -> Value {
     json!({})

@@ -1,17 +1,22 @@
 //! Running until told to stop, and stopping in order.
 //!
-//! Told to stop: no new sessions or jobs, every client is told, jobs have their grace. Then TERM, `kill_grace`, KILL; every
+//! Told to stop: for `drain.delay` only readiness says so. Then no new sessions or jobs, every client is told, jobs have their grace. Then TERM, `kill_grace`, KILL; every
 //! session is closed, every socket gets close 1012, the log is flushed, the warden leaves. A second signal kills at once.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
+use crate::config::Loaded;
 use crate::domain::{EndReason, Signal};
-use crate::session::{Drain, Ending};
+use crate::session::{Drain, Ending, ReloadWish};
 
-use super::Server;
+use super::reload::{Fresh, Live, Source};
+use super::setup::Setup;
+use super::{Server, systemd};
 
 /// Beyond `kill_grace`: how long killed trees may take to be empty, and sockets to say goodbye.
 const SLACK: Duration = Duration::from_secs(2);
@@ -26,25 +31,33 @@ pub enum Left {
 }
 
 impl Server {
-    /// Serves until SIGTERM or SIGINT (or an admin's drain), then shuts down in order.
+    /// Serves until SIGTERM or SIGINT (or an admin's drain), then shuts down in order. SIGHUP and an admin's reload read the
+    /// configuration again, from `source`; `loaded` is the one in force.
     ///
     /// # Errors
     /// What the kernel says when signals cannot be waited for.
-    pub async fn run(self) -> std::io::Result<Left> {
+    pub async fn run(self, loaded: Loaded, source: Source) -> std::io::Result<Left> {
         let mut stop = Stop { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
-        // A closed terminal or a reader of our log that went away must not end the gateway silently.
-        let _hangup = signal(SignalKind::hangup())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let core = self.core.clone();
-        tokio::select! {
-            () = stop.wanted() => {}
-            () = core.drain_requested() => {}
-            () = core.rooms.warden.gone() => {
-                tracing::error!("the warden is gone: every job was killed; leaving");
-                self.goodbye().await;
-                return Ok(Left::WardenGone);
+        let live = Arc::new(self.live(loaded, source));
+        systemd::ready();
+        loop {
+            tokio::select! {
+                () = stop.wanted() => break,
+                () = core.drain_requested() => break,
+                _ = hangup.recv() => self.reload(&live, None),
+                Some(wish) = core.reload_requested() => self.reload(&live, Some(wish)),
+                () = core.rooms.warden.gone() => {
+                    tracing::error!("the warden is gone: every job was killed; leaving");
+                    self.goodbye().await;
+                    return Ok(Left::WardenGone);
+                }
             }
         }
-        self.drain(&mut stop).await;
+        systemd::stopping();
+        let Times { delay, grace, kill_grace } = Times::of(&live.current().setup);
+        self.drain(&mut stop, delay, grace, kill_grace).await;
         Ok(Left::InOrder)
     }
 
@@ -54,18 +67,45 @@ impl Server {
         self.goodbye().await;
     }
 
-    async fn drain(self, stop: &mut Stop) {
+    fn live(&self, loaded: Loaded, source: Source) -> Live {
+        Live {
+            core: self.core.clone(),
+            access: self.access.clone(),
+            names: self.names.clone(),
+            tls: self.tls.clone(),
+            source,
+            current: Mutex::new(Arc::new(Fresh { loaded, setup: self.setup.clone() })),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// In a task of its own: a signal to stop must not wait for policies to compile.
+    fn reload(&self, live: &Arc<Live>, wish: Option<ReloadWish>) {
+        let live = live.clone();
+        self.tracker.spawn(async move {
+            systemd::reloading();
+            let outcome = live.reload().await;
+            systemd::ready();
+            // An admin that is gone needs no answer.
+            let _ = wish.map(|wish| wish.send(outcome));
+        });
+    }
+
+    async fn drain(self, stop: &mut Stop, delay: Duration, grace: Duration, kill_grace: Duration) {
         let registry = &self.core.registry;
+        self.core.set_drain(Drain::Leaving);
+        let hurry = timeout(delay, stop.wanted()).await.is_ok();
         let jobs = registry.running().len();
-        tracing::info!(jobs, grace = ?self.setup.drain_grace, "draining");
-        let deadline = Instant::now() + self.setup.drain_grace;
-        self.core.set_drain(Drain::Draining { deadline });
-        let grace = tokio::select! {
-            done = timeout(self.setup.drain_grace, registry.no_job()) => done.map_or(self.setup.session.kill_grace, |()| Duration::ZERO),
+        tracing::info!(jobs, ?grace, "draining");
+        self.core.set_drain(Drain::Draining { deadline: Instant::now() + grace });
+        let kill_grace = tokio::select! {
+            biased;
+            () = std::future::ready(()), if hurry => Duration::ZERO,
+            done = timeout(grace, registry.no_job()) => done.map_or(kill_grace, |()| Duration::ZERO),
             () = stop.wanted() => Duration::ZERO,
         };
         tokio::select! {
-            () = self.end(grace) => {}
+            () = self.end(kill_grace) => {}
             () = stop.wanted() => self.end(Duration::ZERO).await,
         }
         self.goodbye().await;
@@ -83,11 +123,13 @@ impl Server {
                 "jobs outlived their kill; the warden sees to them"
             );
         }
-        let sessions = registry.every_session();
-        for session in &sessions {
-            // A session that is gone by now is what we want.
-            drop(timeout(SLACK, session.close(EndReason::Shutdown, "shutdown")).await);
-        }
+        let closing = async {
+            // All at once: one that is slow must not make the others wait. One that is gone is what we want.
+            let sessions = registry.every_session();
+            let close = sessions.iter().map(|session| session.close(EndReason::Shutdown, "shutdown"));
+            drop(join_all(close).await);
+        };
+        drop(timeout(SLACK, closing).await);
     }
 
     async fn goodbye(self) {
@@ -100,6 +142,19 @@ impl Server {
         self.core.rooms.audit.flush().await;
         let orderly = self.core.rooms.warden.shutdown().await;
         tracing::info!(orderly, "gone");
+    }
+}
+
+/// How long each part of the drain may take.
+struct Times {
+    delay: Duration,
+    grace: Duration,
+    kill_grace: Duration,
+}
+
+impl Times {
+    fn of(setup: &Setup) -> Self {
+        Self { delay: setup.drain_delay, grace: setup.drain_grace, kill_grace: setup.session.kill_grace }
     }
 }
 

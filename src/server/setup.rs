@@ -3,6 +3,7 @@
 mod auth;
 mod people;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,12 @@ const ENV_ALLOW: [&str; 6] = ["LANG", "LC_*", "TERM", "TZ", "COLUMNS", "LINES"];
 pub struct Setup {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where health and metrics are shown to everybody.
+    pub admin: Option<SocketAddr>,
+    /// How long clients are admitted after the signal.
+    pub drain_delay: Duration,
+    /// What memory is held below, bytes; `None` is what the limits allow.
+    pub memory: Option<u64>,
     /// Who may connect.
     pub credentials: Credentials,
     /// Which names are answered to.
@@ -117,6 +124,12 @@ impl Setup {
             } else {
                 Require::Exact
             }) == Require::Exact,
+            admin: raw.server.admin_listen.parse().ok(),
+            drain_delay: raw.drain.delay.0,
+            memory: match &raw.limits.memory {
+                crate::config::Auto::Set(size) => Some(size.0),
+                crate::config::Auto::Auto(_) => None,
+            },
             drain_grace: raw.drain.grace.0,
             default_policies: raw.policy.is_empty(),
             root_jobs,
@@ -253,16 +266,29 @@ fn session_settings(
         max_sessions: raw.limits.sessions,
         max_jobs: raw.limits.jobs,
         path: path.join(":"),
-        env: raw.jobs.env.clone(),
+        env: raw.jobs.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
         env_allow: raw.jobs.env_allow.or(suits),
         identities: people.by_tenant,
         job_limits: limits.collect(),
+        tenant_counts: tenant_counts(raw),
         kill_grace: raw.drain.kill_grace.0,
         keep_ended: raw.limits.keep_ended.0,
         max_ended: raw.limits.ended_jobs,
         max_ended_per_session: raw.limits.ended_jobs_per_session,
         streams,
     }
+}
+
+fn tenant_counts(raw: &Raw) -> BTreeMap<Arc<str>, session::TenantCounts> {
+    let counts = |(name, table): (&String, &crate::config::TenantTable)| {
+        let limits = table.limits.as_ref()?;
+        let counts = session::TenantCounts {
+            sessions: limits.sessions.and_then(|cap| cap.limit()),
+            jobs: limits.jobs.and_then(|cap| cap.limit()),
+        };
+        Some((Arc::from(name.as_str()), counts))
+    };
+    raw.tenant.iter().filter_map(counts).collect()
 }
 
 fn transport_settings(raw: &Raw) -> transport::Settings {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,10 +15,12 @@ use crate::domain::{Containment, Tier};
 use crate::policy::{self, Policies, PolicySummary};
 use crate::quota::{Breaker, Limiter, Slots};
 use crate::session::{Core, Rooms};
-use crate::transport::{self, Access, Door, Gateway, Health, Tls};
+use crate::telemetry::metrics::{self, Scrape};
+use crate::transport::{self, Access, Door, Gateway, Health, Names, Pulse, Render, Tls};
 use crate::warden::{self, Warden};
 
 use super::setup::Setup;
+use super::{memory, watchdog};
 
 /// How often ended jobs are looked through for those over age.
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
@@ -52,6 +55,9 @@ pub enum StartFailure {
         /// What the kernel says.
         error: std::io::Error,
     },
+    /// There is no thread for the watchdog.
+    #[error("the watchdog has no thread: {0}")]
+    Thread(std::io::Error),
     /// The kernel gives no randomness.
     #[error("the kernel gives no randomness")]
     Randomness,
@@ -65,6 +71,10 @@ pub struct Server {
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) listening: CancellationToken,
+    pub(super) access: Arc<Access>,
+    pub(super) names: Arc<ArcSwap<Names>>,
+    pub(super) tls: Option<Arc<Tls>>,
+    admin: Option<SocketAddr>,
     address: SocketAddr,
 }
 
@@ -72,6 +82,16 @@ impl Server {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin's door is.
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What its memory is held below, bytes.
+    pub fn memory_bound(&self) -> u64 {
+        self.core.memory.bound.load(Ordering::Relaxed)
     }
 
     /// Whether it speaks TLS.
@@ -115,42 +135,65 @@ impl Server {
 /// # Errors
 /// [`StartFailure`]; nothing is left behind.
 pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
-    let listener = transport::bind(setup.listen)
-        .map_err(|error| StartFailure::Listen { address: setup.listen, error })?;
+    let listen = |address| transport::bind(address).map_err(|error| StartFailure::Listen { address, error });
+    let listener = listen(setup.listen)?;
+    let admin_listener = setup.admin.map(listen).transpose()?;
+    let rooms = rooms(&setup).await?;
+    let tracker = TaskTracker::new();
+    let core =
+        Core::new(rooms, setup.session.clone(), tracker.clone()).map_err(|_| StartFailure::Randomness)?;
+    let (stop, listening) = (CancellationToken::new(), CancellationToken::new());
+    let scrape = metrics::start();
+    let gateway = gateway(&setup, &core, scrape.clone(), stop.clone());
+    let tls = setup.tls.clone().map(|config| Arc::new(Tls::new(config)));
+    let bound = setup.memory.unwrap_or_else(|| memory::bound(&setup));
+    core.memory.bound.store(bound, Ordering::Relaxed);
+    watchdog::look(gateway.pulse.clone(), stop.clone()).map_err(StartFailure::Thread)?;
+    tracker.spawn(watchdog::beat(gateway.pulse.clone(), stop.clone()));
+    tracker.spawn(memory::watch(core.clone(), stop.clone()));
+    tracker.spawn(prune(core.clone(), scrape, stop.clone()));
+    let admin = admin_listener.as_ref().map(|listener| listener.address);
+    if let Some(listener) = admin_listener {
+        let router = gateway.clone().admin_router();
+        let door =
+            Door { settings: gateway.settings.clone(), names: gateway.names.clone(), tls: None, admin: true };
+        tracker.spawn(listener.serve(router, door, tracker.clone(), stop.clone()));
+    }
+    let (access, names) = (gateway.access.clone(), gateway.names.clone());
+    let address = listener.address;
+    let door =
+        Door { settings: gateway.settings.clone(), names: names.clone(), tls: tls.clone(), admin: false };
+    tracker.spawn(listener.serve(gateway.router(), door, tracker.clone(), listening.clone()));
+    Ok(Server { core, setup, tracker, stop, listening, access, names, tls, admin, address })
+}
+
+async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {
     let policies = load_policies(setup.policy.clone()).await?;
     let audit = Audit::open(&setup.audit)?;
     let warden = Warden::launch(setup.warden.clone()).await?;
-    require(&setup, warden.containment())?;
-    let rooms = Rooms {
+    require(setup, warden.containment())?;
+    Ok(Rooms {
         policies,
         limiter: Limiter::new(&setup.quota),
         slots: Slots::default(),
         breaker: Breaker::new(&setup.quota),
         warden,
         audit,
-    };
-    let tracker = TaskTracker::new();
-    let core =
-        Core::new(rooms, setup.session.clone(), tracker.clone()).map_err(|_| StartFailure::Randomness)?;
-    let (stop, listening) = (CancellationToken::new(), CancellationToken::new());
-    let settings = Arc::new(setup.transport.clone());
-    let names = Arc::new(ArcSwap::from_pointee(setup.names.clone()));
-    let access = Arc::new(Access::new(setup.credentials.clone()));
-    let tls = setup.tls.clone().map(|config| Arc::new(Tls::new(config)));
-    let gateway = Gateway {
+    })
+}
+
+fn gateway(setup: &Setup, core: &Arc<Core>, scrape: Option<Scrape>, stop: CancellationToken) -> Gateway {
+    Gateway {
         core: core.clone(),
-        settings: settings.clone(),
-        access: access.clone(),
-        names: names.clone(),
+        settings: Arc::new(setup.transport.clone()),
+        access: Arc::new(Access::new(setup.credentials.clone())),
+        names: Arc::new(ArcSwap::from_pointee(setup.names.clone())),
         health: Arc::new(Health::default()),
-        tracker: tracker.clone(),
-        stop: stop.clone(),
-    };
-    let address = listener.address;
-    let door = Door { settings, names: names.clone(), tls: tls.clone(), admin: false };
-    tracker.spawn(listener.serve(gateway.router(), door, tracker.clone(), listening.clone()));
-    tracker.spawn(prune(core.clone(), stop.clone()));
-    Ok(Server { core, setup, tracker, stop, listening, address })
+        pulse: Arc::new(Pulse::default()),
+        render: Render::new(move || scrape.as_ref().map(Scrape::text).unwrap_or_default()),
+        tracker: core.tracker.clone(),
+        stop,
+    }
 }
 
 async fn load_policies(settings: policy::Settings) -> Result<Policies, StartFailure> {
@@ -169,14 +212,17 @@ fn require(setup: &Setup, containment: &Containment) -> Result<(), StartFailure>
     }
 }
 
-/// Forgets ended jobs over age. Ends with the server.
-async fn prune(core: Arc<Core>, stop: CancellationToken) {
+/// Forgets ended jobs over age, and sorts measurements into their buckets. Ends with the server.
+async fn prune(core: Arc<Core>, scrape: Option<Scrape>, stop: CancellationToken) {
     let mut every = interval(PRUNE_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = every.tick() => core.registry.prune(),
+            _ = every.tick() => {
+                core.registry.prune();
+                scrape.iter().for_each(Scrape::tidy);
+            }
         }
     }
 }

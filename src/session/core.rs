@@ -1,8 +1,9 @@
 //! What every session and job shares: the rooms below, the tables, and the state of the drain.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -12,7 +13,10 @@ use crate::policy::Policies;
 use crate::quota::{Breaker, Holder, Limiter, Slots};
 use crate::warden::Warden;
 
-use super::{Registry, Settings};
+use super::{Memory, Pressure, Registry, Settings};
+
+/// When to come back to a gateway that is short of memory.
+const MEMORY_RETRY: Duration = Duration::from_secs(5);
 
 /// The rooms a session stands on.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Rooms {
 pub enum Drain {
     /// It does.
     Open,
+    /// It does, and says that it is not ready, so that others stop sending clients.
+    Leaving,
     /// It does not; jobs have until then.
     Draining {
         /// When jobs are told to end.
@@ -60,7 +66,18 @@ pub struct Core {
     pub epoch: String,
     drain: watch::Sender<Drain>,
     drain_wanted: Notify,
+    /// How near the gateway is to its memory bound.
+    pub memory: Memory,
+    reloads: mpsc::Sender<ReloadWish>,
+    // Held by the one server that serves them, for as long as it does.
+    reload_wishes: Mutex<mpsc::Receiver<ReloadWish>>,
 }
+
+/// Where the outcome of a reload that an admin wants is told.
+pub type ReloadWish = oneshot::Sender<Result<String, String>>;
+
+/// Reloads that wait; each is one call of an admin's.
+const RELOADS: usize = 4;
 
 impl Core {
     /// Puts the rooms together.
@@ -71,7 +88,19 @@ impl Core {
         let registry = Registry::new(&settings);
         let epoch = format!("{:032x}", random_bits()?);
         let (drain, drain_wanted) = (watch::Sender::new(Drain::Open), Notify::new());
-        Ok(Arc::new(Self { rooms, settings, registry, tracker, epoch, drain, drain_wanted }))
+        let (reloads, wishes) = mpsc::channel(RELOADS);
+        Ok(Arc::new(Self {
+            rooms,
+            settings,
+            registry,
+            tracker,
+            epoch,
+            drain,
+            drain_wanted,
+            memory: Memory::default(),
+            reloads,
+            reload_wishes: Mutex::new(wishes),
+        }))
     }
 
     /// An admin wants the server drained.
@@ -82,6 +111,22 @@ impl Core {
     /// Completes when an admin wants the server drained.
     pub async fn drain_requested(&self) {
         self.drain_wanted.notified().await;
+    }
+
+    /// Has the configuration read again; says what changed.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`] with what is wrong: then nothing has changed. [`Failure::Unavailable`] when reloads queue up.
+    pub async fn request_reload(&self) -> Result<String, Failure> {
+        let (wish, outcome) = oneshot::channel();
+        let busy = || Failure::Unavailable { what: "a reload".to_owned(), retry_after: MEMORY_RETRY };
+        self.reloads.try_send(wish).map_err(|_| busy())?;
+        outcome.await.map_err(|_| busy())?.map_err(Failure::Conflict)
+    }
+
+    /// The next reload that an admin wants.
+    pub async fn reload_requested(&self) -> Option<ReloadWish> {
+        self.reload_wishes.lock().await.recv().await
     }
 
     /// Follows the drain.
@@ -98,8 +143,25 @@ impl Core {
     /// [`Failure::Draining`] once the drain has begun.
     pub fn admitting(&self) -> Result<(), Failure> {
         match *self.drain.borrow() {
-            Drain::Open => Ok(()),
+            Drain::Open | Drain::Leaving => Ok(()),
             Drain::Draining { .. } | Drain::Ending => Err(Failure::Draining),
+        }
+    }
+
+    /// Whether the server takes leave: it should get no new clients.
+    pub fn is_leaving(&self) -> bool {
+        *self.drain.borrow() != Drain::Open
+    }
+
+    /// # Errors
+    /// [`Failure::Unavailable`] while memory is short: a session less is memory given back.
+    pub fn roomy(&self) -> Result<(), Failure> {
+        match self.memory.pressure() {
+            Pressure::None => Ok(()),
+            Pressure::NoSessions | Pressure::NoConnections => Err(Failure::Unavailable {
+                what: "memory for another session".to_owned(),
+                retry_after: MEMORY_RETRY,
+            }),
         }
     }
 

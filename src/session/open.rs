@@ -120,11 +120,12 @@ async fn open(
     link: &Arc<Link>,
 ) -> Result<Arc<Session>, Failure> {
     core.admitting()?;
+    core.roomy()?;
     let id = SessionId::from_bits(random_bits()?);
     let mut slot = core.rooms.slots.claim(
         &holder(&caller.principal, Some(id)),
         Counted::Sessions,
-        &[Claim { scope: Scope::Server, what: Counted::Sessions, max: core.settings.max_sessions }],
+        &ceilings(core, caller),
     )?;
     review::charge(core, caller, "session.open", None).await?;
     let cleared = admit(core, caller, id, &request).await?;
@@ -149,6 +150,14 @@ async fn open(
         session.disconnect(link).await;
     }
     Ok(session)
+}
+
+/// How many sessions there may be, before policy is asked.
+fn ceilings(core: &Core, caller: &Caller) -> Vec<Claim> {
+    let most = |scope, max| Claim { scope, what: Counted::Sessions, max };
+    let of_tenant = core.settings.counts(&caller.principal).sessions;
+    let server = most(Scope::Server, core.settings.max_sessions);
+    std::iter::once(server).chain(of_tenant.map(|max| most(Scope::Tenant, max))).collect()
 }
 
 async fn admit(

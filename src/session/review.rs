@@ -8,7 +8,7 @@ use crate::audit::{Entry, Said};
 use crate::domain::{DecisionId, Failure, JobId, Origin, Principal, Resolved, SessionId};
 use crate::facts;
 use crate::policy::{self, CommandRequest};
-use crate::verdict::{self, Admission, Ballot, Cleared, Folded, Permission, Refusal};
+use crate::verdict::{self, Admission, Ballot, Cleared, Folded, Permission, Refusal, Verdict};
 use crate::warden::Prepared;
 
 use super::Core;
@@ -126,6 +126,7 @@ impl Case<'_> {
         ballots: &[Ballot<Permission>],
         refusal: Option<&Refusal>,
     ) -> Result<(), Failure> {
+        count("command", ballots, refusal);
         let said = ballots.iter().map(|b| Said::of(b, |permission| &permission.rules)).collect();
         record(
             self.core,
@@ -154,6 +155,7 @@ pub(super) fn record_session(
     ballots: &[Ballot<Admission>],
     refusal: Option<&Refusal>,
 ) -> Result<(), Failure> {
+    count("session", ballots, refusal);
     record(
         core,
         caller,
@@ -169,6 +171,29 @@ pub(super) fn record_session(
             refusal: refusal.cloned(),
         },
     )
+}
+
+/// Counts a decision and what each policy said. Policies are named by the configuration: the labels are bounded.
+fn count<P>(hook: &'static str, ballots: &[Ballot<P>], refusal: Option<&Refusal>) {
+    for ballot in ballots {
+        let outcome = match &ballot.outcome {
+            Ok(Verdict::Abstain) => "abstain",
+            Ok(Verdict::Allow(_)) => "allow",
+            Ok(Verdict::Deny(_)) => "deny",
+            Err(_) => "broken",
+        };
+        let policy = ballot.policy.to_string();
+        metrics::counter!("execgate_verdicts_total", "hook" => hook, "policy" => policy, "outcome" => outcome)
+            .increment(1);
+    }
+    let outcome = match refusal {
+        None => "allow",
+        Some(Refusal::Denied(_)) => "deny",
+        Some(Refusal::Failed { .. }) => "broken",
+    };
+    metrics::counter!("execgate_decisions_total", "hook" => hook, "outcome" => outcome).increment(1);
+    let took: Duration = ballots.iter().map(|ballot| ballot.took).sum();
+    metrics::histogram!("execgate_decision_seconds", "hook" => hook).record(took.as_secs_f64());
 }
 
 /// # Errors

@@ -64,6 +64,9 @@ impl Guard {
         self.over = true;
         self.job.set(|state| state.closed = Some(closed));
         self.core.registry.retire_job(&self.job);
+        let written: u64 = self.job.output.status().iter().map(|stream| stream.next).sum();
+        metrics::counter!("execgate_stream_bytes_total").increment(written);
+        metrics::counter!("execgate_jobs_ended_total", "reason" => closed.reason.as_str()).increment(1);
         let card = &self.job.card;
         tracing::info!(job = %card.id, session = %card.session, tenant = %card.owner.tenant, reason = closed.reason.as_str(), survivors = closed.survivors, "job closed");
     }

@@ -87,6 +87,7 @@ pub(super) async fn job(
     outcome: watch::Sender<Option<Result<Arc<Job>, Failure>>>,
 ) -> u32 {
     let caller = Caller { principal: session.owner.clone(), origin: session.origin.clone() };
+    let begun = Instant::now();
     let start = Start { core: &core, session: &session, caller: &caller, request };
     let cleared = tokio::select! {
         biased;
@@ -104,6 +105,7 @@ pub(super) async fn job(
             0
         }
         Ok(Released { job, pumps, slot, limits }) => {
+            metrics::histogram!("execgate_spawn_seconds").record(begun.elapsed().as_secs_f64());
             core.registry.add_job(job.clone());
             if let Some(reason) = state.borrow().closing {
                 job.end(Ending::kill(reason));
@@ -169,6 +171,8 @@ impl Start<'_> {
     fn slot(&self) -> Result<Slot, Failure> {
         let most = |scope, max| Claim { scope, what: Counted::Jobs, max };
         let mut claims = vec![most(Scope::Server, self.core.settings.max_jobs)];
+        let of_tenant = self.core.settings.counts(&self.caller.principal).jobs;
+        claims.extend(of_tenant.map(|max| most(Scope::Tenant, max)));
         claims.extend(self.session.job_claims.iter().cloned());
         claims.extend(self.session.grant.max_jobs.map(|max| most(Scope::Session, max)));
         let holder = holder(&self.caller.principal, Some(self.session.id));
@@ -271,6 +275,8 @@ fn told_breaker<T>(
             Ok(value)
         }
         Err(failure) => {
+            let fault = if failure.is_of_the_request() { "request" } else { "gateway" };
+            metrics::counter!("execgate_spawn_failures_total", "fault" => fault).increment(1);
             if !failure.is_of_the_request() {
                 core.rooms.breaker.failure(Some(&principal.tenant));
                 tracing::error!(tenant = %principal.tenant, %failure, "spawning failed");

@@ -343,6 +343,7 @@ impl Task {
         match ended {
             Ok(survivors) => survivors,
             Err(broken) => {
+                metrics::counter!("execgate_task_panics_total").increment(1);
                 tracing::error!(session = %self.card.id, error = %broken, "a job's task broke: closing the session");
                 self.close(EndReason::ServerFault, "server_fault", None);
                 0

@@ -185,7 +185,7 @@ impl Access {
         };
         found.ok_or_else(|| {
             self.penalties.failed(shown.source);
-            metrics::counter!("execgate_authentication_failures_total").increment(1);
+            ::metrics::counter!("execgate_authentication_failures_total").increment(1);
             Unknown::Nobody
         })
     }

@@ -119,6 +119,22 @@ impl Plane {
     }
 }
 
+/// Counts a connection for as long as it is held.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        ::metrics::gauge!("execgate_connections").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ::metrics::gauge!("execgate_connections").decrement(1.0);
+    }
+}
+
 /// Serves one upgraded socket to its end.
 pub(super) async fn run(
     gateway: Arc<Gateway>,
@@ -149,6 +165,7 @@ pub(super) async fn run(
     let principal = &connection.caller.principal;
     tracing::info!(connection = %id, tenant = %principal.tenant, subject = %principal.subject, ?plane, "connected");
 
+    let _counted = Counted::new();
     let (sink, stream) = socket.split();
     let (out, queue) = mpsc::channel(connection.settings.max_outstanding + 1);
     let writer = Writer::new(connection.clone(), sink, queue);

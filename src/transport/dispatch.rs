@@ -97,6 +97,8 @@ pub(super) async fn answer(
     request: RequestId,
 ) -> Reply {
     let outcome = run(&connection, method).await;
+    let word = if outcome.is_ok() { "ok" } else { "error" };
+    ::metrics::counter!("execgate_requests_total", "outcome" => word).increment(1);
     if let Err(failure) = &outcome {
         tracing::debug!(request_id = %request, connection = %connection.link.id(), ?failure, "refused");
     }
@@ -108,6 +110,10 @@ async fn run(on: &Arc<Connection>, method: Method) -> Result<Outcome, Failure> {
         Method::ServerInfo => Ok(views::server_info(on).into()),
         Method::Discover => Ok(view::discover(env!("CARGO_PKG_VERSION")).into()),
         Method::PolicyList => admin(on, "policy.list").map(|()| views::policies(on).into()),
+        Method::PolicyReload => {
+            admin(on, "policy.reload")?;
+            on.core.request_reload().await.map(|what| view::reloaded(&what).into())
+        }
         Method::ServerDrain => {
             admin(on, "server.drain")?;
             on.core.request_drain();

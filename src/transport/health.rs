@@ -5,6 +5,7 @@
 //! asks: asking often costs nothing more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -15,14 +16,55 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::domain::Authority;
-use crate::session::Core;
+use crate::session::{Core, Pressure};
 
 use super::auth::Identified;
 use super::caller::Peer;
-use super::router::Gateway;
+use super::router::{Gateway, text};
+
+/// The event loop stalls when it was silent for so long.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// How long a probe's answer stands.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// When the event loop last turned. Set by a task, read by others.
+#[derive(Debug)]
+pub struct Pulse {
+    start: std::time::Instant,
+    last_ms: AtomicU64,
+    limit: Duration,
+}
+
+impl Default for Pulse {
+    /// With the usual patience.
+    fn default() -> Self {
+        Self::with_limit(STALLED)
+    }
+}
+
+impl Pulse {
+    /// A pulse that stands still once it was silent for so long.
+    pub fn with_limit(limit: Duration) -> Self {
+        Self { start: std::time::Instant::now(), last_ms: AtomicU64::new(0), limit }
+    }
+
+    /// The event loop turns.
+    pub fn beat(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// How long ago it last did.
+    pub fn silent_for(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Whether that is not too long.
+    pub fn is_fresh(&self) -> bool {
+        self.silent_for() < self.limit
+    }
+}
 
 /// The last probe, and the way to the next.
 #[derive(Debug, Default)]
@@ -58,10 +100,15 @@ impl Health {
         };
         let (sessions, jobs) = core.registry.alive();
         let room = (jobs as u64) < u64::from(core.settings.max_jobs)
-            && (sessions as u64) < u64::from(core.settings.max_sessions);
+            && (sessions as u64) < u64::from(core.settings.max_sessions)
+            && core.memory.pressure() == Pressure::None;
         let load = format!("{sessions} sessions, {jobs} jobs");
         Components(vec![
             ("spawn", spawn),
+            (
+                "warden",
+                if core.rooms.warden.is_gone() { Err("gone".to_owned()) } else { Ok("serving".to_owned()) },
+            ),
             ("policies", Ok(format!("generation {}", core.rooms.policies.generation()))),
             ("audit", core.rooms.audit.health()),
             ("capacity", if room { Ok(load) } else { Err(format!("full: {load}")) }),
@@ -73,7 +120,7 @@ impl Health {
                     Err("spawn: open".to_owned())
                 },
             ),
-            ("drain", core.admitting().map(|()| "no".to_owned()).map_err(|_| "draining".to_owned())),
+            ("drain", if core.is_leaving() { Err("draining".to_owned()) } else { Ok("no".to_owned()) }),
         ])
     }
 
@@ -92,9 +139,12 @@ impl Health {
     }
 }
 
-/// `GET /livez`.
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
+/// `GET /livez`: whether the event loop turns, and nothing else.
+pub(super) async fn livez(State(gateway): State<Gateway>) -> Response {
+    match gateway.pulse.is_fresh() {
+        true => text(StatusCode::OK, "ok"),
+        false => text(StatusCode::SERVICE_UNAVAILABLE, "the event loop stalls"),
+    }
 }
 
 /// `GET /readyz`: 200 when every component is well, else 503. Which is not, and why, is for admins and those who come in by

@@ -83,6 +83,7 @@ impl Bound {
                 }
             };
             let Ok(place) = places.clone().try_acquire_owned() else {
+                ::metrics::counter!("execgate_connections_refused_total", "why" => "full").increment(1);
                 tracing::debug!(%peer, "no place for another connection");
                 continue;
             };
@@ -131,7 +132,7 @@ impl Door {
     /// anybody else would send a credential in the clear.
     fn may_speak_plainly(&self, peer: SocketAddr) -> bool {
         let names = self.names.load();
-        let spoken = self.tls.is_some() || !names.plain_only_from_proxies;
+        let spoken = self.admin || self.tls.is_some() || !names.plain_only_from_proxies;
         let may = spoken || proxy::is_trusted(peer.ip(), &names.proxies);
         if !may {
             tracing::debug!(%peer, "no trusted proxy, and this address speaks no TLS");

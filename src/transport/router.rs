@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::RequestId;
-use crate::session::Core;
+use crate::session::{Core, Pressure};
 
 use super::access::{self, Names};
-use super::health::{self, Health};
+use super::caller::Peer;
+use super::health::{self, Health, Pulse};
+use super::metrics::{self, Render};
 use super::{Access, Settings, proxy, tickets, upgrade};
 
 /// The header that names a request (conventional).
@@ -36,6 +38,10 @@ pub struct Gateway {
     pub names: Arc<ArcSwap<Names>>,
     /// Health, as last probed.
     pub health: Arc<Health>,
+    /// Whether the event loop turns.
+    pub pulse: Arc<Pulse>,
+    /// The metrics as text.
+    pub render: Render,
     /// The tasks of all connections.
     pub tracker: TaskTracker,
     /// Ends every connection.
@@ -43,6 +49,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// The routes of the admin's door: how the server is, and nothing that changes it.
+    pub fn admin_router(self) -> Router {
+        Router::new()
+            .route("/livez", get(health::livez))
+            .route("/readyz", get(health::readyz))
+            .route("/metrics", get(metrics::metrics))
+            .fallback(no_such_page)
+            .layer(middleware::from_fn_with_state(self.clone(), at_the_door))
+            .with_state(self)
+    }
+
     /// The routes.
     pub fn router(self) -> Router {
         Router::new()
@@ -50,6 +67,7 @@ impl Gateway {
             .route("/v1/tickets", post(tickets::tickets))
             .route("/livez", get(health::livez))
             .route("/readyz", get(health::readyz))
+            .route("/metrics", get(metrics::metrics))
             .fallback(no_such_page)
             .layer(middleware::from_fn_with_state(self.clone(), at_the_door))
             .with_state(self)
@@ -57,7 +75,7 @@ impl Gateway {
 }
 
 async fn no_such_page() -> Response {
-    text(StatusCode::NOT_FOUND, "no such page; the gateway speaks at /v1/ws, /livez and /readyz")
+    text(StatusCode::NOT_FOUND, "no such page; the gateway speaks at /v1/ws, /livez, /readyz and /metrics")
 }
 
 /// Names the request, checks `Host` and `Origin`, and logs the outcome once.
@@ -73,9 +91,15 @@ async fn at_the_door(
     let client = proxy::client(peer.ip(), request.headers(), &names.proxies);
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(ConnectInfo(SocketAddr::new(client, peer.port())));
+    let by_admin_door = request.extensions().get::<Peer>().is_some_and(|peer| peer.admin_door);
+    // The admin's door is on loopback, whatever the other one answers to.
+    let names = if by_admin_door { Arc::new(Names { loopback: true, ..Names::default() }) } else { names };
     let mut response = match access::check(request.headers(), request.uri(), &names) {
         Ok(()) if gateway.core.admitting().is_err() && path.starts_with("/v1/") => {
             text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down; try another, or later")
+        }
+        Ok(()) if gateway.core.memory.pressure() == Pressure::NoConnections && path.starts_with("/v1/") => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is short of memory; try again later")
         }
         Ok(()) => next.run(request).await,
         Err(refused) => text(refused.status, &refused.message),
@@ -83,8 +107,20 @@ async fn at_the_door(
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    count(response.status());
     tracing::debug!(request_id = %id, %client, path, status = response.status().as_u16(), "answered");
     response
+}
+
+fn count(status: StatusCode) {
+    let class = match status.as_u16() {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    };
+    ::metrics::counter!("execgate_http_responses_total", "class" => class).increment(1);
 }
 
 fn request_id(headers: &HeaderMap) -> RequestId {

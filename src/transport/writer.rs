@@ -223,7 +223,7 @@ impl Writer {
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.put(text(event::draining(left))).await
             }
-            Drain::Open | Drain::Ending => Ok(()),
+            Drain::Open | Drain::Leaving | Drain::Ending => Ok(()),
         }
     }
 

@@ -249,6 +249,11 @@ impl Warden {
         ended.is_ok_and(|l| *l == Life::Ended { clean: true })
     }
 
+    /// Whether the warden is gone.
+    pub fn is_gone(&self) -> bool {
+        *self.shared.life.borrow() != Life::Serving
+    }
+
     /// Resolves when the warden is gone. What could be killed without it has been killed then.
     pub async fn gone(&self) {
         let _ = self.shared.life.subscribe().wait_for(|l| *l != Life::Serving).await;

@@ -14,7 +14,7 @@ use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 use crate::transport::speak;
 
 /// `[auth.token.NAME]` for a token that reads like its name.
-fn token_table(name: &str, tenant: &str, groups: &[&str]) -> String {
+pub fn token_table(name: &str, tenant: &str, groups: &[&str]) -> String {
     use sha2::{Digest as _, Sha256};
     let digest: String = Sha256::digest(name.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
     format!(
@@ -22,11 +22,11 @@ fn token_table(name: &str, tenant: &str, groups: &[&str]) -> String {
     )
 }
 
-async fn with_token(gateway: &Gateway, token: &str) -> Result<Client, Error> {
+pub async fn with_token(gateway: &Gateway, token: &str) -> Result<Client, Error> {
     Client::with(gateway, &[("authorization", &format!("Bearer {token}"))]).await
 }
 
-fn refused(outcome: Result<Client, Error>) -> u16 {
+pub fn refused(outcome: Result<Client, Error>) -> u16 {
     match outcome {
         Ok(_) => 101,
         Err(Error::Http(response)) => response.status().as_u16(),
@@ -35,7 +35,7 @@ fn refused(outcome: Result<Client, Error>) -> u16 {
 }
 
 /// The answer to a request with these headers, without what is the request's own.
-async fn answer(gateway: &Gateway, path: &str, headers: &str) -> String {
+pub async fn answer(gateway: &Gateway, path: &str, headers: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     let whole = speak(gateway, &request).await;
     whole

@@ -20,14 +20,29 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
-    let table: [(&str, &[&str]); 12] = [
+    let table: [(&str, &[&str]); 24] = [
         ("[limits]\n\nsesions = 3\n", &["test.toml:3", "limits.sesions", "did you mean \"sessions\"?"]),
         ("[limit]\njobs = 3\n", &["test.toml:1", "limit", "\"limits\""]),
         ("[drain]\ngrace = 10\n", &["test.toml:2", "drain.grace", "unit", "30s"]),
         ("[streams]\nring = \"64KB\"\n", &["test.toml:2", "streams.ring", "KiB"]),
         ("[limits]\njobs = -1\n", &["test.toml:2", "limits.jobs"]),
         ("[limits]\njobs = \"many\"\n", &["test.toml:2", "limits.jobs"]),
-        ("[limits\n", &["test.toml"]),
+        ("[limits]\njobs = 1\n[limits\n", &["test.toml:3"]),
+        ("[limits]\njobs = 1\n[limits]\nsessions = 1\n", &["test.toml:3", "duplicate"]),
+        ("[limits]\njobs = 99999999999\n", &["test.toml:2", "limits.jobs"]),
+        ("[limits]\nsessions = \"unlimited\"\n", &["test.toml:2", "limits.sessions"]),
+        ("[tenant.a.limits]\njobs = 257\n", &["tenant.a.limits.jobs", "257", "256", "limits.jobs"]),
+        ("[tenant.a.limits]\nwall = \"-1s\"\n", &["test.toml:2", "tenant.a.limits.wall"]),
+        ("[server]\nadmin_listen = \"0.0.0.0:1\"\n", &["server.admin_listen", "127.0.0.1"]),
+        ("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]\n", &["server.trusted_proxies", "10.0.0.0/40"]),
+        ("[server.tls]\ncert = \"x.pem\"\n", &["server.tls", "cert and key"]),
+        ("[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\ntenant = \"t\"\n", &["auth.jwt", "no key"]),
+        ("[auth.mtls.x]\nname = \"x\"\ntenant = \"t\"\nsubject = \"s\"\n", &["auth.mtls", "client_ca"]),
+        ("[auth]\non_expiry = \"ignore\"\n", &["test.toml:2", "auth.on_expiry", "end"]),
+        (
+            "[server]\nlisten = \"0.0.0.0:1\"\nhosts = [\"h\"]\ntrusted_proxies = [\"10.0.0.1\"]\n",
+            &["server.listen", "auth.token", "policy.NAME"],
+        ),
         ("[server]\nlisten = \"0.0.0.0:7171\"\n", &["server.listen", "TLS"]),
         ("[policy.Rules]\nmodule = \"builtin:command-rules\"\n", &["\"Rules\"", "a-z"]),
         ("[policy.rules]\nmodule = \"builtin:no-rules\"\n", &["rules", "no-rules", "command-rules"]),
@@ -161,4 +176,50 @@ fn every_decision_is_in_the_log_and_the_chain_holds() {
     let broken = gateway.cli(&["audit", "verify", log.to_str().unwrap()]).output().unwrap();
     // The last line is bound by nothing after it but the head that was kept elsewhere.
     assert!(broken.status.success() || said(&broken).contains("line"), "{broken:?}");
+}
+
+#[test]
+fn a_secret_given_by_file_or_environment_is_shown_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("test.toml");
+    std::fs::write(&file, "[jobs.env]\nAPI_KEY = \"s3cr3t\"\n").unwrap();
+    for json in [&[][..], &["--json"]] {
+        let mut command = Gateway::command(&directory);
+        command.args(["config", "show"]).args(json).arg("--config").arg(&file);
+        let output = command.env("EXECGATE_JOBS__ENV", "{OTHER = \"s3cr3t\"}").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &said(&output);
+        assert!(output.status.success() && text.contains("redacted") && !text.contains("s3cr3t"), "{text}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_with_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Gateway::command(&directory).args(["serve", "--listen", &address]).output().unwrap();
+    assert!(!output.status.success());
+    for word in [address.as_str(), "in use", "--listen"] {
+        assert!(said(&output).contains(word), "{}", said(&output));
+    }
+}
+
+#[test]
+fn the_schema_knows_every_key_with_its_default_and_meaning() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Gateway::command(&directory).args(["config", "schema"]).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shown = Gateway::command(&directory).args(["config", "show", "--json"]).output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    for (key, entry) in shown.as_object().unwrap() {
+        let mut node = &schema;
+        for part in key.split('.') {
+            node = &node["properties"][part];
+        }
+        assert!(node.is_object(), "{key} is not in the schema");
+        assert_eq!(node["default"], entry["value"], "{key}");
+        assert!(node["description"].as_str().is_some_and(|text| text.len() > 3), "{key} is not described");
+    }
+    assert_eq!(schema["additionalProperties"], false);
 }

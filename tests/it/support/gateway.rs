@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the program under test")]
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -35,15 +35,42 @@ impl Gateway {
 
     /// With this configuration on top.
     pub fn with(config: &str) -> Self {
+        Self::with_environment(config, &[])
+    }
+
+    /// With this configuration on top, and these variables in the gateway's own environment.
+    pub fn with_environment(config: &str, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let marker =
             format!("EXECGATE_TEST={}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let (name, value) = marker.split_once('=').unwrap();
         let file = directory.path().join("test.toml");
-        std::fs::write(&file, format!("{config}\n[jobs.env]\n{name} = \"{value}\"\n")).unwrap();
+        std::fs::write(&file, marked(config, &marker)).unwrap();
+        Self::serve(directory, marker, &file, &[], environment)
+    }
+
+    /// With a configuration file as it stands, from this working directory.
+    pub fn example(directory: TempDir, file: &Path, arguments: &[&str]) -> Self {
+        Self::serve(directory, "EXECGATE_TEST=example".to_owned(), file, arguments, &[])
+    }
+
+    /// Replaces the configuration; the gateway reads it when it is told to.
+    pub fn reconfigure(&self, config: &str) {
+        std::fs::write(self.directory.path().join("test.toml"), marked(config, &self.marker)).unwrap();
+    }
+
+    fn serve(
+        directory: TempDir,
+        marker: String,
+        file: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut child = Self::command(&directory)
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(&file)
+            .arg(file)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .current_dir(directory.path())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(directory.path().join("log")).unwrap())
             .spawn()
@@ -128,6 +155,12 @@ impl Gateway {
         });
         status.unwrap()
     }
+}
+
+/// The configuration with the marker in the environment of every job.
+fn marked(config: &str, marker: &str) -> String {
+    let (name, value) = marker.split_once('=').unwrap();
+    format!("{config}\n[jobs.env]\n{name} = \"{value}\"\n")
 }
 
 impl Drop for Gateway {

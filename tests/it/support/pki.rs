@@ -92,3 +92,22 @@ pub fn make_keys(directory: &Path) {
     let made = Command::new("sh").arg(script).arg(directory).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
+
+/// Runs the documented command.
+pub fn make_token(keys: &Path, tenant: &str, subject: &str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/token.sh");
+    let made = Command::new("sh").arg(script).arg(keys).args([tenant, subject]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+}
+
+/// A client without a certificate that trusts this authority.
+pub fn client_trusting(authority: &Path) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}

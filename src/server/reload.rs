@@ -1,0 +1,140 @@
+//! Changing the configuration while serving: all of it that can, at once; or nothing.
+//!
+//! The one way for SIGHUP, `policy.reload` and whoever watches policy files. What cannot change while serving is named
+//! and refuses the whole reload, for half a configuration is one that nobody wrote. The policies are what can still fail
+//! then; they are loaded beside those in force, and everything after their swap cannot fail.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::config::{self, Loaded};
+use crate::domain::EndReason;
+use crate::session::Core;
+use crate::telemetry;
+use crate::transport::{Access, Credentials, Names, Tls};
+
+use super::setup::Setup;
+
+/// Keys that can change while serving, with everything below them.
+const LIVE: [&str; 9] = [
+    "auth",
+    "drain",
+    "limits.memory",
+    "log.level",
+    "policy",
+    "server.hosts",
+    "server.origins",
+    "server.tls",
+    "server.trusted_proxies",
+];
+
+/// A configuration read anew.
+#[derive(Debug)]
+pub struct Fresh {
+    /// The settings, with the layer each came from.
+    pub loaded: Loaded,
+    /// What they are built into.
+    pub setup: Setup,
+}
+
+/// Reads the configuration anew; an error says what is wrong with it.
+pub type Source = Box<dyn Fn() -> Result<Fresh, String> + Send + Sync>;
+
+/// What a running server can be changed by.
+pub struct Live {
+    pub(super) core: Arc<Core>,
+    pub(super) access: Arc<Access>,
+    pub(super) names: Arc<ArcSwap<Names>>,
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) source: Source,
+    /// The configuration in force. Held for a clone or a swap.
+    pub(super) current: Mutex<Arc<Fresh>>,
+    /// One reload at a time. Held across awaits on purpose: the second begins from what the first left.
+    pub(super) turn: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").finish_non_exhaustive()
+    }
+}
+
+impl Live {
+    /// The configuration in force.
+    pub(super) fn current(&self) -> Arc<Fresh> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the configuration again and changes to it; says what changed.
+    ///
+    /// # Errors
+    /// What is wrong with it, or which keys cannot change while serving. Then nothing has changed.
+    pub async fn reload(self: &Arc<Self>) -> Result<String, String> {
+        let outcome = self.attempt().await;
+        let word = if outcome.is_ok() { "done" } else { "refused" };
+        metrics::counter!("execgate_reloads_total", "outcome" => word).increment(1);
+        match &outcome {
+            Ok(what) => tracing::info!(what, "configuration reloaded"),
+            Err(why) => tracing::error!(why, "configuration not reloaded; the one in force stays"),
+        }
+        outcome
+    }
+
+    async fn attempt(self: &Arc<Self>) -> Result<String, String> {
+        let _turn = self.turn.lock().await;
+        let live = self.clone();
+        let read = tokio::task::spawn_blocking(move || (live.source)());
+        let fresh = read.await.map_err(|broken| broken.to_string())??;
+        let before = self.current();
+        let changed = config::changed(&before.loaded, &fresh.loaded);
+        let fixed: Vec<_> = changed.iter().filter(|key| !is_live(key)).cloned().collect();
+        if !fixed.is_empty() || before.setup.tls.is_some() != fresh.setup.tls.is_some() {
+            let named = if fixed.is_empty() { "server.tls (on or off)".to_owned() } else { fixed.join(", ") };
+            return Err(format!(
+                "cannot change while serving: {named}; restart for that. Nothing was changed"
+            ));
+        }
+        let (core, policies) = (self.core.clone(), fresh.setup.policy.policies.clone());
+        let load = tokio::task::spawn_blocking(move || core.rooms.policies.reload(&policies));
+        let generation = load.await.map_err(|broken| broken.to_string())?.map_err(|e| e.to_string())?;
+        self.change(&before, fresh).await;
+        let what = if changed.is_empty() { "no key".to_owned() } else { changed.join(", ") };
+        Ok(format!("policies are generation {generation}; changed: {what}"))
+    }
+
+    /// Nothing here can fail.
+    async fn change(&self, before: &Fresh, fresh: Fresh) {
+        let setup = &fresh.setup;
+        self.names.store(Arc::new(setup.names.clone()));
+        if let (Some(tls), Some(config)) = (&self.tls, &setup.tls) {
+            tls.replace(config.clone());
+        }
+        self.access.replace(setup.credentials.clone());
+        if let Some(bound) = setup.memory {
+            self.core.memory.bound.store(bound, Ordering::Relaxed);
+        }
+        telemetry::set_level(&fresh.loaded.settings.log.level);
+        self.end_orphans(&before.setup.credentials, &setup.credentials).await;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+    }
+
+    /// Ends the sessions of owners whose every token was taken away, detached ones too, which no connection watches over.
+    async fn end_orphans(&self, before: &Credentials, now: &Credentials) {
+        let has = |credentials: &Credentials, owner: &crate::domain::Principal| {
+            credentials.tokens.iter().any(|token| token.principal.is_same_owner(owner))
+        };
+        for session in self.core.registry.every_session() {
+            let owner = &session.card.owner;
+            if has(before, owner) && !has(now, owner) {
+                session.end(EndReason::Disconnect, "expired").await;
+            }
+        }
+    }
+}
+
+fn is_live(key: &str) -> bool {
+    LIVE.iter()
+        .any(|live| key.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}

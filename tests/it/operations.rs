@@ -1,0 +1,423 @@
+//! Reload, overload, drain, metrics and logs: what an operator relies on, by the real program.
+
+use std::time::{Duration, Instant};
+
+use execgate::telemetry::metrics::{Kind, METRICS};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::authentication::{answer, refused, token_table, with_token};
+use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+use crate::transport::get;
+
+/// Waits, within an async test, until an async question is answered by yes.
+async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+    let since = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    while !so().await {
+        assert!(since.elapsed() < PATIENCE, "not in time: {what}");
+        tick.tick().await;
+    }
+}
+
+fn lines(gateway: &Gateway, word: &str) -> usize {
+    gateway.log().matches(word).count()
+}
+
+/// Writes the configuration anew, has it read, and waits until the log says what came of it.
+fn reload(gateway: &Gateway, config: &str, outcome: &str) {
+    let before = lines(gateway, outcome);
+    gateway.reconfigure(config);
+    gateway.signal(Signal::SIGHUP);
+    eventually(PATIENCE, outcome, || lines(gateway, outcome) > before);
+}
+
+const DONE: &str = "configuration reloaded";
+const REFUSED: &str = "configuration not reloaded";
+
+#[test]
+fn reload_with_invalid_content_changes_nothing_and_loses_no_session() {
+    let first = token_table("ada", "acme", &["admin"]);
+    let gateway = Gateway::with(&first);
+    run(async {
+        let mut ada = with_token(&gateway, "ada").await.unwrap();
+        let job = ada.start(&["sleep", "1000"]).await;
+        for bad in [
+            "[limits]\nsesions = 1\n",
+            "[limits\n",
+            "[drain]\ngrace = 10\n",
+            "[policy.x]\nmodule = \"builtin:none\"\n",
+            "[auth.token.x]\nsha256 = \"1\"\n",
+        ] {
+            reload(&gateway, &format!("{first}{bad}"), REFUSED);
+        }
+        assert_eq!(ada.call("job.get", json!({"job": job})).await.unwrap()["job"], job);
+        assert!(with_token(&gateway, "ada").await.is_ok());
+        let counted = answer(&gateway, "/metrics", "Authorization: Bearer ada\r\n").await;
+        assert!(counted.contains("execgate_reloads_total{outcome=\"refused\"} 5"), "{counted}");
+    });
+}
+
+#[test]
+fn a_reload_brings_new_tokens_and_a_revoked_one_ends_its_session_within_5_s() {
+    let (ada, bob) = (token_table("ada", "acme", &[]), token_table("bob", "acme", &[]));
+    let gateway = Gateway::with(&ada);
+    run(async {
+        let mut client = with_token(&gateway, "ada").await.unwrap();
+        client.start(&["sleep", "1000"]).await;
+        assert_eq!(refused(with_token(&gateway, "bob").await), 401);
+        reload(&gateway, &bob, DONE);
+        let since = Instant::now();
+        assert_eq!(client.close_code().await, Some(4003));
+        eventually(Duration::from_secs(5), "the job is gone", || gateway.survivors().is_empty());
+        assert!(since.elapsed() < Duration::from_secs(5));
+        assert_eq!(refused(with_token(&gateway, "ada").await), 401);
+        assert!(with_token(&gateway, "bob").await.is_ok());
+    });
+}
+
+#[test]
+fn what_cannot_change_while_serving_is_named_and_refused() {
+    let gateway = Gateway::with("");
+    run(async {
+        reload(&gateway, "[limits]\njobs = 7\n[server]\nhosts = [\"new.example\"]\n", REFUSED);
+        assert!(
+            gateway.log().contains("limits.jobs") && gateway.log().contains("Nothing was changed"),
+            "{}",
+            gateway.log()
+        );
+        let request = "GET /livez HTTP/1.1\r\nHost: new.example\r\nConnection: close\r\n\r\n";
+        assert!(
+            crate::transport::speak(&gateway, request).await.starts_with("HTTP/1.1 421"),
+            "half was changed"
+        );
+        reload(&gateway, "[server]\nhosts = [\"new.example\"]\n[drain]\ngrace = \"1s\"\n", DONE);
+        assert!(crate::transport::speak(&gateway, request).await.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn reload_under_load_loses_no_session() {
+    let gateway = Gateway::with("");
+    run(async {
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            let mut client = Client::connect(&gateway).await;
+            let job = client.start(&["sleep", "1000"]).await;
+            clients.push((client, job));
+        }
+        for n in 1..=3 {
+            gateway.reconfigure(&format!("[drain]\ngrace = \"{n}s\"\n"));
+            gateway.signal(Signal::SIGHUP);
+            for (client, _) in &mut clients {
+                client.call("server.info", json!({})).await.unwrap();
+            }
+            eventually(PATIENCE, "the reload", || lines(&gateway, DONE) >= n);
+        }
+        for (client, job) in &mut clients {
+            assert_eq!(client.call("job.get", json!({"job": job})).await.unwrap()["state"], "running");
+        }
+    });
+}
+
+#[test]
+fn an_admin_reloads_by_call_and_nobody_else() {
+    let gateway = Gateway::with(&(token_table("ada", "acme", &["admin"]) + &token_table("bob", "acme", &[])));
+    run(async {
+        let mut bob = with_token(&gateway, "bob").await.unwrap();
+        for method in ["policy.reload", "policy.list", "server.drain"] {
+            assert_eq!(bob.refused(method, json!({})).await, "forbidden", "{method}");
+        }
+        let mut ada = with_token(&gateway, "ada").await.unwrap();
+        let done = ada.call("policy.reload", json!({})).await.unwrap();
+        assert!(done["changed"].as_str().unwrap().contains("generation 2"), "{done}");
+        let session = bob.call("session.open", json!({})).await.unwrap()["session"].clone();
+        let listed = ada.call("session.list", json!({})).await.unwrap();
+        assert!(listed["sessions"].to_string().contains(session.as_str().unwrap()), "an admin sees all");
+    });
+}
+
+#[test]
+fn memory_pressure_refuses_sessions_then_connections_and_running_sessions_live() {
+    let gateway = Gateway::with("");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let session = client.call("session.open", json!({})).await.unwrap()["session"].clone();
+        let at =
+            |percent: u64| format!("[limits]\nmemory = \"{}B\"\n", proc::rss(gateway.pid()) * 100 / percent);
+        reload(&gateway, &at(300), DONE);
+        until("new sessions and connections are refused", || async {
+            refused(Client::with(&gateway, &[]).await) == 503
+        })
+        .await;
+        assert_eq!(client.refused("session.open", json!({})).await, "unavailable");
+        let started =
+            client.call("job.start", json!({"argv": ["echo", "lives"], "session": session})).await.unwrap();
+        assert_eq!(client.output(started["job"].as_str().unwrap(), "stdout").await, b"lives\n");
+        let ready = get(&gateway, "/readyz").await;
+        assert!(ready.0 == 503 && ready.1.contains("capacity"), "{ready:?}");
+        reload(&gateway, "", DONE);
+        // The bound stays what it was set to last; raise it.
+        reload(&gateway, &at(10), DONE);
+        until("sessions are admitted again", || async { Client::with(&gateway, &[]).await.is_ok() }).await;
+    });
+}
+
+#[test]
+fn a_tenant_has_a_ceiling_of_its_own_and_0_is_none() {
+    let tokens = token_table("ada", "acme", &[]) + &token_table("bob", "bolt", &[]);
+    let limits = "[tenant.acme.limits]\nsessions = 1\njobs = 0\n";
+    let gateway = Gateway::with(&format!("{tokens}{limits}"));
+    run(async {
+        let mut ada = with_token(&gateway, "ada").await.unwrap();
+        ada.call("session.open", json!({})).await.unwrap();
+        let error = ada.call("session.open", json!({})).await.unwrap_err();
+        assert_eq!((&error["data"]["kind"], &error["data"]["value"]), (&json!("limit_exceeded"), &json!(1)));
+        let mut bob = with_token(&gateway, "bob").await.unwrap();
+        bob.start(&["true"]).await;
+        bob.call("session.open", json!({})).await.unwrap();
+    });
+}
+
+#[test]
+fn sigterm_without_jobs_closes_with_1012_and_exits_0_at_once() {
+    let mut gateway = Gateway::start();
+    let took = run(async {
+        let mut client = Client::connect(&gateway).await;
+        client.call("server.info", json!({})).await.unwrap();
+        let since = Instant::now();
+        gateway.signal(Signal::SIGTERM);
+        assert_eq!(client.close_code().await, Some(1012));
+        since
+    });
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    eprintln!("SIGTERM to exit without jobs: {:?}", took.elapsed());
+    assert!(took.elapsed() < Duration::from_secs(2), "{:?}", took.elapsed());
+}
+
+#[test]
+fn sigterm_with_500_sessions_tells_every_client_and_leaves_no_survivor() {
+    let policies = "[policy.commands]\nmodule = \"builtin:command-rules\"\nsettings = { preset = \"unrestricted\" }\n\
+                    [policy.quota]\nmodule = \"builtin:session-quota\"\nsettings = { sessions = { subject = 1000 }, jobs = { subject = 1000 } }\n";
+    let limits = "[limits]\nsessions = 600\njobs = 600\nconnections = 600\n[drain]\ngrace = \"500ms\"\nkill_grace = \"500ms\"\n";
+    let mut gateway = Gateway::with(&format!("{policies}{limits}"));
+    let since = run(async {
+        let mut clients = Vec::new();
+        for n in 0..500 {
+            let mut client = Client::connect(&gateway).await;
+            client.call("session.open", json!({})).await.unwrap();
+            if n % 10 == 0 {
+                client.sh("trap '' TERM; setsid sleep 1000 & sleep 1000").await;
+            }
+            clients.push(client);
+        }
+        let since = Instant::now();
+        gateway.signal(Signal::SIGTERM);
+        for mut client in clients {
+            let told = client.event("server.draining").await;
+            assert!(told["deadline_ms"].is_number() || told.is_object(), "{told}");
+            assert_eq!(client.close_code().await, Some(1012));
+        }
+        since
+    });
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    let took = since.elapsed();
+    eprintln!("D1: SIGTERM with 500 sessions and 50 stubborn jobs: exit after {took:?}, promised 3 s");
+    assert!(gateway.survivors().is_empty(), "survivors: {:?}", gateway.survivors());
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}
+
+#[test]
+fn a_second_signal_kills_at_once_and_sigint_is_as_good_as_sigterm() {
+    for (first, second) in [(Signal::SIGTERM, Signal::SIGTERM), (Signal::SIGINT, Signal::SIGTERM)] {
+        let mut gateway = Gateway::with("[drain]\ngrace = \"1h\"\nkill_grace = \"1h\"\n");
+        let since = run(async {
+            let mut client = Client::connect(&gateway).await;
+            client.sh("trap '' TERM; sleep 1000 & wait").await;
+            gateway.signal(first);
+            client.event("server.draining").await;
+            let since = Instant::now();
+            gateway.signal(second);
+            assert_eq!(client.close_code().await, Some(1012));
+            since
+        });
+        assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+        assert!(gateway.survivors().is_empty());
+    }
+}
+
+#[test]
+fn while_draining_connected_sessions_start_nothing_and_new_clients_get_503_with_retry_after() {
+    let gateway = Gateway::with("[drain]\ngrace = \"1h\"\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["sleep", "1000"]).await;
+        gateway.signal(Signal::SIGTERM);
+        client.event("server.draining").await;
+        assert_eq!(client.refused("job.start", json!({"argv": ["true"]})).await, "draining");
+        assert_eq!(client.refused("session.open", json!({})).await, "draining");
+        let turned_away = answer(&gateway, "/v1/ws", "").await;
+        assert!(
+            turned_away.starts_with("HTTP/1.1 503") && turned_away.contains("retry-after"),
+            "{turned_away}"
+        );
+        assert_eq!(get(&gateway, "/livez").await.0, 200);
+        let ready = get(&gateway, "/readyz").await;
+        assert!(ready.0 == 503 && ready.1.contains("draining"), "{ready:?}");
+        assert_eq!(client.call("job.get", json!({"job": job})).await.unwrap()["state"], "running");
+        gateway.signal(Signal::SIGTERM);
+        assert_eq!(client.close_code().await, Some(1012));
+    });
+}
+
+#[test]
+fn during_the_drain_delay_clients_are_admitted_and_readyz_says_no() {
+    let gateway = Gateway::with("[drain]\ndelay = \"1h\"\n");
+    run(async {
+        gateway.signal(Signal::SIGTERM);
+        until("readyz says no", || async { get(&gateway, "/readyz").await.0 == 503 }).await;
+        let mut client = Client::connect(&gateway).await;
+        client.start(&["true"]).await;
+        gateway.signal(Signal::SIGTERM);
+        assert_eq!(client.close_code().await, Some(1012), "a second signal ends the delay");
+    });
+}
+
+#[test]
+fn shutdown_during_starts_pauses_and_batches_leaves_no_orphan() {
+    let mut gateway = Gateway::with("[drain]\ngrace = \"100ms\"\nkill_grace = \"100ms\"\n");
+    run(async {
+        let mut clients = Vec::new();
+        for n in 0..5 {
+            let mut client = Client::connect(&gateway).await;
+            let job = client.sh("sleep 1000 & sleep 1000").await;
+            if n % 2 == 0 {
+                client.call("job.pause", json!({"job": job})).await.unwrap();
+            }
+            let start = |id: usize| json!({"jsonrpc": "2.0", "id": format!("b{id}"), "method": "job.start", "params": {"argv": ["sleep", "1000"]}});
+            let batch: Vec<Value> = (0..10).map(start).collect();
+            client.raw(&Value::Array(batch).to_string()).await;
+            clients.push(client);
+        }
+        gateway.signal(Signal::SIGTERM);
+        for client in &mut clients {
+            assert_eq!(client.close_code().await, Some(1012));
+        }
+    });
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    assert!(gateway.survivors().is_empty(), "{:?}", gateway.survivors());
+}
+
+/// Names and kinds that `/metrics` exports.
+fn exported(text: &str) -> Vec<(String, String)> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_documented_table_of_metrics_is_what_is_exported() {
+    let gateway = Gateway::with("[server]\nadmin_listen = \"127.0.0.1:0\"\n");
+    let text = run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["echo", "x"]).await;
+        client.event_of("job.closed", &job).await;
+        client.refused("job.start", json!({"argv": ["mount"]})).await;
+        client.refused("job.start", json!({"argv": ["/no/such/program"]})).await;
+        refused(with_token(&gateway, "wrong").await);
+        reload(&gateway, "[server]\nadmin_listen = \"127.0.0.1:0\"\n", DONE);
+        answer(&gateway, "/metrics", &format!("Authorization: Bearer {}\r\n", gateway.token())).await
+    });
+    let found = exported(&text);
+    let word = |kind| match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Seconds => "histogram",
+    };
+    for (name, kind) in &found {
+        let known =
+            METRICS.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("{name} is not in the table"));
+        assert_eq!(word(known.kind), kind, "{name}");
+    }
+    for metric in METRICS.iter().filter(|m| m.name != "execgate_connections_refused_total") {
+        assert!(found.iter().any(|(name, _)| name == metric.name), "{} is not exported", metric.name);
+    }
+    for series in text.lines().filter(|line| line.starts_with("execgate_") && line.contains('{')) {
+        let (name, labels) = series.split_once('{').unwrap();
+        let base = name.trim_end_matches("_bucket").trim_end_matches("_sum").trim_end_matches("_count");
+        let metric = METRICS.iter().find(|m| m.name == base || m.name == name).unwrap();
+        for label in labels.split('}').next().unwrap().split(',').map(|l| l.split('=').next().unwrap()) {
+            assert!(label == "le" || metric.labels.contains(&label), "{name} has a label {label}");
+        }
+    }
+    let documented =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/SPECIFICATION.md")).unwrap();
+    for metric in METRICS {
+        let labels = if metric.labels.is_empty() { "–".to_owned() } else { metric.labels.join(", ") };
+        let row = format!("| `{}` | {} | {labels} | {} |", metric.name, word(metric.kind), metric.help);
+        assert!(documented.contains(&row), "SPECIFICATION.md lacks the row\n{row}");
+    }
+    assert_eq!(documented.matches("| `execgate_").count(), METRICS.len(), "rows without a metric");
+}
+
+#[test]
+fn metrics_and_reasons_are_for_admins_and_for_the_admins_door() {
+    let gateway = Gateway::with(&format!(
+        "[server]\nadmin_listen = \"127.0.0.1:0\"\n{}",
+        token_table("bob", "acme", &[])
+    ));
+    let door = gateway
+        .banner
+        .iter()
+        .find_map(|l| l.strip_prefix("admin:        http://")?.split('/').next())
+        .unwrap();
+    run(async {
+        assert!(answer(&gateway, "/metrics", "").await.starts_with("HTTP/1.1 401"));
+        assert!(
+            answer(&gateway, "/metrics", "Authorization: Bearer bob\r\n").await.starts_with("HTTP/1.1 403")
+        );
+        assert!(!answer(&gateway, "/readyz", "Authorization: Bearer bob\r\n").await.contains("spawn"));
+        let ask = async |path: &str| {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let mut socket = tokio::net::TcpStream::connect(door).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n\r\n");
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            socket.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        assert!(ask("/metrics").await.contains("execgate_warden_up 1"));
+        assert!(ask("/readyz").await.contains("\"spawn\""));
+        assert!(ask("/v1/ws").await.starts_with("HTTP/1.1 404"), "nothing is done by the admin's door");
+    });
+}
+
+#[test]
+fn log_lines_are_json_escape_control_bytes_and_carry_no_secret() {
+    let gateway = Gateway::with("[log]\nlevel = \"debug\"\n[jobs]\nenv_allow = [\"*\"]\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let argv = json!(["echo", "\u{1b}]0;owned\u{7}\u{9b}31m"]);
+        let started = client
+            .call("job.start", json!({"argv": argv, "env": {"API_KEY": "s3cr3t-value"}}))
+            .await
+            .unwrap();
+        client.event_of("job.closed", started["job"].as_str().unwrap()).await;
+        client.refused("job.start", json!({"argv": ["\u{1b}[2J"]})).await;
+    });
+    let log = gateway.log();
+    for line in log.lines() {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        if value["message"] == "job started" {
+            for field in ["job", "session", "tenant", "decision"] {
+                assert!(value[field].is_string(), "{field} is missing in {line}");
+            }
+        }
+    }
+    assert!(log.contains("job started"));
+    assert!(!log.chars().any(|c| c.is_control() && c != '\n'), "a control character is in the log");
+    assert!(!log.contains("s3cr3t") && !log.contains(&gateway.token()), "a secret is in the log");
+}
