@@ -1,13 +1,16 @@
-//! The read-only preset on real programs: git in a repository whose configuration names programs everywhere.
+//! The read-only preset on real programs: git in a repository whose configuration names programs everywhere, and every row of the
+//! table of honest use.
 
 #![allow(clippy::disallowed_methods, reason = "tests prepare a repository")]
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tempfile::TempDir;
+use toml_edit::DocumentMut;
 
 use crate::support::{Client, Gateway, run};
 
@@ -122,4 +125,74 @@ fn git_runs_nothing_that_a_repository_names() {
         assert_eq!(refused["data"]["rules"], json!(["read-only.git"]), "{refused}");
     });
     assert!(gateway.survivors().is_empty());
+}
+
+/// Every file below, but for what git keeps of times of access, with its content.
+fn contents(folder: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            contents(&path, into);
+        } else {
+            into.insert(path.clone(), std::fs::read(path).unwrap());
+        }
+    }
+}
+
+/// The commands of the table of honest use, but for those that are about another environment or another file of that name.
+fn honest() -> Vec<Vec<String>> {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/command-rules/tests/read-only-honest.toml");
+    let table: DocumentMut = std::fs::read_to_string(file).unwrap().parse().unwrap();
+    let cases = table["case"].as_array_of_tables().unwrap();
+    let plain = cases.iter().filter(|case| !case.contains_key("env") && !case.contains_key("canonical"));
+    let words = |case: &toml_edit::Table| {
+        let argv = case["argv"].as_array().unwrap();
+        argv.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    plain.map(words).collect()
+}
+
+#[test]
+fn honest_use_is_allowed_on_real_programs_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let git = |arguments: &[&str]| {
+        let done =
+            Command::new("git").args(arguments).current_dir(folder.path()).stdin(Stdio::null()).output();
+        assert!(done.is_ok_and(|done| done.status.success()), "{arguments:?}");
+    };
+    for name in ["a", "b", "a.c", "a.json", "old", "new", "sums"] {
+        std::fs::write(folder.path().join(name), "{\"a\": [1], \"x\": 2}\n").unwrap();
+    }
+    let commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "one"];
+    git(&["init", "-q", "-b", "main", "."]);
+    git(&["add", "."]);
+    git(&commit);
+    git(&["branch", "topic"]);
+    std::fs::write(folder.path().join("a.c"), "changed\n").unwrap();
+    let mut before = BTreeMap::new();
+    contents(folder.path(), &mut before);
+    let gateway = Gateway::with(CONFIG);
+    let (mut missing, mut ran) = (Vec::new(), 0);
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        for argv in honest() {
+            let start = json!({"argv": argv, "cwd": folder.path(), "timeout_ms": 500, "view": false});
+            match client.call("job.start", start).await {
+                Ok(job) => {
+                    client.call("job.wait", json!({"job": job["job"], "until": "closed"})).await.unwrap();
+                    ran += 1;
+                }
+                Err(error) if error["data"]["kind"] == "spawn_failed" => missing.push(argv[0].clone()),
+                Err(error) => panic!("{argv:?}: {error}"),
+            }
+        }
+    });
+    let mut after = BTreeMap::new();
+    contents(folder.path(), &mut after);
+    assert!(before == after, "something was changed below the working directory");
+    assert!(ran >= 150, "only {ran} of the programs are here; missing: {missing:?}");
+    if !missing.is_empty() {
+        eprintln!("NOTE: {ran} rows ran; not tried, because these programs are not installed: {missing:?}");
+    }
 }

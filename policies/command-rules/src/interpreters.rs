@@ -6,7 +6,7 @@ use crate::pattern::last_part;
 
 /// By name, without version numbers.
 #[rustfmt::skip]
-const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "7z", "ab", "ansible", "ansible-playbook", "apt", "apt-get", "ar", "aria", "ash", "at", "awk", "aws", "bash", "batch",
     "bc", "bpftrace", "bundle", "bundler", "bun", "busctl", "busybox", "capsh", "cargo", "cc", "certbot", "chroot", "chrt",
     "clang", "cmake", "cobc", "composer", "cowsay", "cp", "cpan", "cpio", "crontab", "csh", "csplit", "csvtool", "curl", "dash",

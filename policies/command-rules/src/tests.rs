@@ -1,8 +1,11 @@
 //! The tables, the schema and the settings.
 
+use execgate_policy_sdk::CommandPolicy as _;
 use execgate_policy_sdk::harness::{self, Tables};
+use execgate_policy_sdk::types::CommandVerdict;
 
 use super::CommandRules;
+use super::interpreters::NAMES;
 
 #[test]
 fn the_schema_is_the_settings() {
@@ -64,5 +67,17 @@ fn whoever_allows_an_interpreter_is_warned() {
         r#"{"id":"x","effect":"allow","programs":["sh"],"script_commands":["ls"]}"#,
     ] {
         assert!(warned(rule).is_empty(), "{rule}");
+    }
+}
+
+#[test]
+fn nothing_that_runs_other_programs_is_read_only() {
+    let settings = harness::settings::<CommandRules>(r#"{"preset":"read-only"}"#).unwrap();
+    for name in NAMES {
+        for argument in ["--exec=id", "-exec", "-c", "-eid"] {
+            let request = harness::command(&[name, argument, "id"]);
+            let verdict = CommandRules::review(&settings, &request);
+            assert!(matches!(verdict, CommandVerdict::Deny(_)), "{name} {argument}: {verdict:?}");
+        }
     }
 }

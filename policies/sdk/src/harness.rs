@@ -24,7 +24,7 @@ pub use table::Tables;
 use std::path::Path;
 
 use crate::policy::Policy;
-use crate::types::SettingError;
+use crate::types::{CommandRequest, SettingError};
 
 /// The policy's settings from JSON, read and checked as the host has it done.
 ///
@@ -32,6 +32,11 @@ use crate::types::SettingError;
 /// What is wrong with them.
 pub fn settings<P: Policy>(json: &str) -> Result<P::Settings, Vec<SettingError>> {
     crate::export::prepare::<P>(json)
+}
+
+/// The request for a command in an ordinary place, by an ordinary caller; `argv[0]` is found in /usr/bin.
+pub fn command(argv: &[&str]) -> CommandRequest {
+    Case::of(argv).command()
 }
 
 /// Keeps the schema file equal to what the settings derive: writes it when `UPDATE_SCHEMA` is set in the environment.
@@ -47,7 +52,7 @@ where
     let derived = schemars::schema_for!(P::Settings);
     let mut derived = serde_json::to_string_pretty(&derived).unwrap_or_default();
     derived.push('\n');
-    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+    if std::env::var_os("UPDATE_SCHEMA").is_some_and(|value| !value.is_empty()) {
         std::fs::write(file, &derived).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         return;
     }

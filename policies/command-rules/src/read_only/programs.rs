@@ -168,7 +168,7 @@ pub(super) const PROGRAMS: &[Program] = &[
         "-ekPrTtuxJ", "-f=", "-l=", "--ctime", "--decode", "--facility=", "--level=", "--kernel", "--userspace", "--notime", "--nopager",
         "--raw", "--reltime", "--since=", "--until=", "--json",
     ]),
-    program("ss", Any, &[
+    program("ss", Judged(small::ss), &[
         "-0aeHilmnopstuwx46", "--all", "--extended", "--listening", "--memory", "--numeric", "--options", "--processes", "--summary",
         "--tcp", "--udp", "--raw", "--unix", "--ipv4", "--ipv6", "--info", "--no-header", "--oneline",
     ]),

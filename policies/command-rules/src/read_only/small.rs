@@ -23,6 +23,27 @@ pub(super) fn date<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     }
 }
 
+/// ss: a filter of states and port numbers; a host's name in it would be asked for at a name server.
+pub(super) fn ss<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
+    #[rustfmt::skip]
+    const WORDS: [&str; 28] = [
+        "state", "exclude", "all", "connected", "synchronized", "bucket", "big", "established", "syn-sent", "syn-recv", "fin-wait-1",
+        "fin-wait-2", "time-wait", "closed", "close-wait", "last-ack", "listening", "closing", "sport", "dport", "=", "==", "eq", "and",
+        "or", "not", "(", ")",
+    ];
+    let port = |word: &str| {
+        word.strip_prefix(':')
+            .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+    };
+    match read.operands.iter().find(|(_, word)| !WORDS.contains(word) && !port(word)) {
+        Some((_, word)) => Err(Objection::Because(
+            word,
+            "only states and port numbers, as in sport = :22, may be filtered by",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// sed: `-n` and a script that prints lines by number; sed's language writes files and runs programs.
 pub(super) fn sed<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     let Some((_, script)) = read.operands.first() else { return Ok(()) };

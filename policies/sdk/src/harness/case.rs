@@ -135,6 +135,40 @@ pub struct Case {
     pub usage: UsageCase,
 }
 
+impl Case {
+    /// A command of which nothing is said but the words.
+    pub(super) fn of(argv: &[&str]) -> Self {
+        Self {
+            name: String::new(),
+            hook: Hook::Command,
+            expect: Expected::Allow,
+            rule: None,
+            code: None,
+            changes: None,
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            cwd: cwd(),
+            env: BTreeMap::new(),
+            terminal: false,
+            found: None,
+            canonical: None,
+            setuid: false,
+            interpreter: None,
+            script: None,
+            tenant: tenant(),
+            subject: subject(),
+            groups: Vec::new(),
+            attributes: BTreeMap::new(),
+            address: address(),
+            transport: transport(),
+            labels: BTreeMap::new(),
+            method: method(),
+            program: None,
+            when: WhenCase::default(),
+            usage: UsageCase::default(),
+        }
+    }
+}
+
 /// What runs a `#!` script: its path, or all about it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
