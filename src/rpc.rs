@@ -5,15 +5,18 @@
 
 pub mod answer;
 mod code;
+mod discover;
 pub mod event;
 pub mod frame;
 mod members;
 pub mod method;
+pub mod outcome;
 mod request;
 mod strict;
 pub mod view;
 
-pub use answer::{batch, error, health, result};
+pub use answer::{batch, error, health, http_status, result};
+pub use discover::discover;
 pub use method::Method;
-pub use request::{Call, Entry, Id, Incoming, Limits, Rejected, decode};
+pub use request::{Call, Entry, Id, Incoming, Limits, Rejected, decode, decode_exec};
 pub use serde_json::Value;

@@ -16,6 +16,7 @@
 //! - No lock of this room is held across an await, and no task of it awaits a viewer directly: both sides meet in
 //!   the ring, so a stalled socket can never stop a pump's task from being told to end.
 
+mod budget;
 mod credit;
 mod cursor;
 mod lane;
@@ -31,6 +32,7 @@ mod tests;
 mod text;
 mod viewer;
 
+pub use budget::{Budget, BudgetSpent, Share};
 pub use credit::{BeyondSent, Window};
 pub use cursor::{Item, Plane, ViewKind};
 pub use output::{Drained, Output, Overflow, StreamStatus, Terms};

@@ -16,6 +16,8 @@ mod auth;
 mod caller;
 mod connection;
 mod dispatch;
+mod doorstep;
+mod exec;
 mod follower;
 mod health;
 mod jobs;
@@ -51,6 +53,8 @@ use std::time::Duration;
 pub struct Settings {
     /// Most connections at once; each costs a task pair and its buffers.
     pub max_connections: usize,
+    /// Most of them that have not yet shown who they are; one too many shows out the one that waited longest.
+    pub max_unauthenticated: usize,
     /// From accept to the first byte: a silent peer holds a place.
     pub first_byte: Duration,
     /// From the first byte to the end of the headers (slowloris).

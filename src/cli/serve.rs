@@ -102,7 +102,7 @@ fn banner(server: &Server) -> Result<(), Trouble> {
         say("warning:      jobs run as root; configure [tenant.NAME.identity] to change that")?;
     }
     say(format!(
-        "memory:       held below {} MiB, of which at most {} MiB for the streams of {} jobs",
+        "memory:       held below {} MiB, of which at most {} MiB for the streams of {} jobs and of those that ended",
         server.memory_bound() >> 20,
         server.stream_bound() >> 20,
         server.most_jobs()

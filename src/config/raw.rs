@@ -277,6 +277,7 @@ section!(
     Limits {
         memory: Auto<Size>,
         connections: usize,
+        unauthenticated: usize,
         sessions: u32,
         jobs: u32,
         requests_per_second: u32,
@@ -345,6 +346,7 @@ section!(
     Streams {
         ring: Size,
         ring_max: Size,
+        budget: Size,
         frame: Size,
         stdin: Size,
         drain_idle: Time,

@@ -18,6 +18,11 @@ pub fn error(id: Option<&Id>, failure: &Failure, request: &RequestId) -> String 
         .to_string()
 }
 
+/// The HTTP status that says what the failure says (RFC 9110 section 15).
+pub fn http_status(failure: &Failure) -> u16 {
+    code::http_status(failure)
+}
+
 /// An answer that succeeded.
 pub fn result(id: &Id, result: Value) -> String {
     json!({"jsonrpc": "2.0", "id": id.to_value(), "result": result}).to_string()

@@ -22,6 +22,44 @@ fn told(code: i32, kind: &'static str, message: impl Into<String>, data: Value) 
     Told { code, kind, message: message.into(), data }
 }
 
+/// The HTTP status that says what the failure says, for those who run a command by one request.
+pub(super) const fn http_status(failure: &Failure) -> u16 {
+    match failure {
+        Failure::Parse(_) | Failure::InvalidRequest(_) | Failure::InvalidParams(_) => 400,
+        Failure::Unauthenticated => 401,
+        Failure::Forbidden(_) | Failure::PolicyDenied(_) | Failure::PolicyFailed { .. } => 403,
+        Failure::MethodNotFound(_) | Failure::NotFound(_) => 404,
+        Failure::Conflict(_) | Failure::Finished => 409,
+        // The command was understood and cannot be executed.
+        Failure::SpawnFailed { .. } => 422,
+        Failure::LimitExceeded { .. } | Failure::RateLimited { .. } | Failure::Busy { .. } => 429,
+        Failure::Internal(_) => 500,
+        Failure::Draining | Failure::Unavailable { .. } => 503,
+    }
+}
+
+/// Every code with its kind and when it is told, for the published description.
+pub(super) const CODES: [(i32, &str, &str); 18] = [
+    (-32700, "parse_error", "the text is not JSON, or beyond the bounds of a message"),
+    (-32600, "invalid_request", "the JSON is not a JSON-RPC 2.0 request"),
+    (-32601, "method_not_found", "there is no such method"),
+    (-32602, "invalid_params", "the parameters are not those of the method"),
+    (-32603, "internal", "a fault of the gateway"),
+    (-32001, "unauthenticated", "the credential expired or was revoked in mid-connection"),
+    (-32002, "forbidden", "a method for admins"),
+    (-32003, "policy_denied", "policy refused: policy, denial, rules, remedy, decision"),
+    (-32004, "not_found", "no such session or job, or somebody else's"),
+    (-32005, "conflict", "owned elsewhere, or a key used with other parameters"),
+    (-32006, "limit_exceeded", "a hard limit or a claim: limit, value"),
+    (-32007, "rate_limited", "a rate: bucket, retry_after_ms"),
+    (-32008, "spawn_failed", "the command could not be started: stage, errno"),
+    (-32009, "draining", "the gateway is shutting down"),
+    (-32010, "unavailable", "exhausted, or a circuit is open: retry_after_ms"),
+    (-32011, "finished", "the job has ended"),
+    (-32012, "busy", "the stdin queue is full; nothing of the call was taken: free"),
+    (-32013, "policy_failed", "a policy broke, and what cannot be decided is denied"),
+];
+
 /// The table.
 pub(super) fn tell(failure: &Failure) -> Told {
     let none = Value::Null;

@@ -18,12 +18,12 @@ fn notification(method: &str, params: &Value) -> String {
 
 /// `job.output` of valid UTF-8. Written by hand: it is what a JSON client gets most of.
 pub fn output_text(job: JobId, stream: StreamName, offset: u64, text: &str) -> String {
-    let mut out = output_head(job, stream, offset, text.len() + text.len() / 8);
-    out.push_str("\"data\":");
-    // A string always serialises; without it the client would see an empty chunk, and the offsets tell.
-    out.push_str(&serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned()));
-    out.push_str("}}");
-    out
+    let mut out = output_head(job, stream, offset, text.len() + text.len() / 2).into_bytes();
+    out.extend_from_slice(b"\"data\":");
+    // A string always serialises into memory, and as UTF-8; were it otherwise, the offsets would tell the client.
+    let _ = serde_json::to_writer(&mut out, text);
+    out.extend_from_slice(b"}}");
+    String::from_utf8(out).unwrap_or_default()
 }
 
 /// `job.output` of anything else.

@@ -191,47 +191,61 @@ pub struct JobAttach {
     pub window: Option<u32>,
 }
 
-type Decoder = fn(&mut Members) -> Result<Method, Failure>;
+/// Parameters of `POST /v1/exec`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The job, in a session of its own.
+    pub start: JobStart,
+    /// All of its standard input.
+    pub stdin: Vec<u8>,
+}
 
-/// Every method, by name.
-const METHODS: [(&str, Decoder); 25] = [
-    ("server.info", |_| Ok(Method::ServerInfo)),
-    ("session.open", session_open),
-    ("session.attach", |m| {
+pub(super) type Decoder = fn(&mut Members) -> Result<Method, Failure>;
+
+/// Every method: its name, what it does, how its parameters are read. The one table that decoding and describing share.
+pub(super) const METHODS: &[(&str, &str, Decoder)] = &[
+    ("server.info", "Who you are, what this host can promise, and the limits.", |_| Ok(Method::ServerInfo)),
+    ("session.open", "Opens a session: an identity with limits that owns jobs.", session_open),
+    ("session.attach", "Makes this connection the owner of a session.", |m| {
         Ok(Method::SessionAttach { session: m.id("session")?, takeover: m.flag("takeover", false)? })
     }),
-    ("session.list", |_| Ok(Method::SessionList)),
-    ("session.get", |m| m.id("session").map(Method::SessionGet)),
-    ("session.close", |m| m.id("session").map(Method::SessionClose)),
-    ("job.start", |m| job_start(m).map(|start| Method::JobStart(Box::new(start)))),
-    ("job.stdin", job_stdin),
-    ("job.signal", job_signal),
-    ("job.pause", |m| m.id("job").map(Method::JobPause)),
-    ("job.resume", |m| m.id("job").map(Method::JobResume)),
-    ("job.stop", job_stop),
-    ("job.kill", |m| m.id("job").map(Method::JobKill)),
-    ("job.resize", |m| Ok(Method::JobResize { job: m.id("job")?, size: size(m)? })),
-    ("job.wait", job_wait),
-    ("job.get", |m| Ok(Method::JobGet { job: m.id("job")?, tail: m.flag("tail", false)? })),
-    ("job.list", |m| m.opt_id("session").map(Method::JobList)),
-    ("job.attach", job_attach),
-    ("job.detach", |m| m.id("job").map(Method::JobDetach)),
-    ("job.ack", job_ack),
-    ("policy.explain", |m| job_start(m).map(|start| Method::PolicyExplain(Box::new(start)))),
-    ("policy.list", |_| Ok(Method::PolicyList)),
-    ("server.drain", |_| Ok(Method::ServerDrain)),
-    ("policy.reload", |_| Ok(Method::PolicyReload)),
-    ("rpc.discover", |_| Ok(Method::Discover)),
+    ("session.list", "The sessions you may see.", |_| Ok(Method::SessionList)),
+    ("session.get", "One session.", |m| m.id("session").map(Method::SessionGet)),
+    ("session.close", "Kills a session's jobs; answers once every tree is empty.", |m| {
+        m.id("session").map(Method::SessionClose)
+    }),
+    ("job.start", "Starts a command.", |m| job_start(m).map(|start| Method::JobStart(Box::new(start)))),
+    ("job.stdin", "Gives a job input, all of it or nothing.", job_stdin),
+    ("job.signal", "Sends a signal.", job_signal),
+    ("job.pause", "Stops the whole tree.", |m| m.id("job").map(Method::JobPause)),
+    ("job.resume", "Lets a paused tree run on.", |m| m.id("job").map(Method::JobResume)),
+    ("job.stop", "Asks a job to end, then kills it; answers once its tree is empty.", job_stop),
+    ("job.kill", "Kills a job; answers once its tree is empty.", |m| m.id("job").map(Method::JobKill)),
+    ("job.resize", "Changes the size of a job's terminal.", |m| {
+        Ok(Method::JobResize { job: m.id("job")?, size: size(m)? })
+    }),
+    ("job.wait", "Waits for a job's exit or end; answers its status.", job_wait),
+    ("job.get", "A job's status, and the last bytes of its output on request.", |m| {
+        Ok(Method::JobGet { job: m.id("job")?, tail: m.flag("tail", false)? })
+    }),
+    ("job.list", "The jobs you may see, ended ones included.", |m| m.opt_id("session").map(Method::JobList)),
+    ("job.attach", "Views a job's output from any offset still kept.", job_attach),
+    ("job.detach", "Ends this connection's view of a job.", |m| m.id("job").map(Method::JobDetach)),
+    ("job.ack", "Says how far output was consumed; a notification.", job_ack),
+    ("policy.explain", "What would be decided about a command, without running or charging it.", |m| {
+        job_start(m).map(|start| Method::PolicyExplain(Box::new(start)))
+    }),
+    ("policy.list", "The policies in force; for admins.", |_| Ok(Method::PolicyList)),
+    ("server.drain", "Shuts the server down in order; for admins.", |_| Ok(Method::ServerDrain)),
+    ("policy.reload", "Reads the configuration again, whole or not at all; for admins.", |_| {
+        Ok(Method::PolicyReload)
+    }),
+    ("rpc.discover", "This document.", |_| Ok(Method::Discover)),
 ];
 
 impl Method {
-    /// The names of all methods.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        METHODS.iter().map(|(name, _)| *name)
-    }
-
     pub(super) fn decode(name: &str, mut members: Members) -> Result<Self, Failure> {
-        let Some((_, decoder)) = METHODS.iter().find(|(known, _)| *known == name) else {
+        let Some((_, _, decoder)) = METHODS.iter().find(|(known, _, _)| *known == name) else {
             return Err(Failure::MethodNotFound(name.chars().take(64).collect()));
         };
         let method = decoder(&mut members)?;
@@ -239,6 +253,24 @@ impl Method {
         Ok(method)
     }
 }
+
+/// Reads the body of `POST /v1/exec`.
+pub(super) fn exec(m: &mut Members) -> Result<Exec, Failure> {
+    let start = command(m)?;
+    let data = m.opt_data("stdin_data", "stdin_data_b64")?;
+    let stdin = m.opt_word("stdin", STDIN)?;
+    if data.is_some() && stdin == Some(false) {
+        return Err(invalid("stdin_data: goes with stdin \"pipe\""));
+    }
+    let pipe = stdin.unwrap_or(data.is_some());
+    Ok(Exec { start: JobStart { stdin: pipe, ..start }, stdin: data.unwrap_or_default() })
+}
+
+/// Where a job's standard input comes from.
+const STDIN: &[(&str, bool)] = &[("null", false), ("pipe", true)];
+/// The streams that come out of a job.
+const OUTPUT_STREAMS: &[(&str, StreamName)] =
+    &[("stdout", StreamName::Stdout), ("stderr", StreamName::Stderr), ("pty", StreamName::Pty)];
 
 fn invalid(message: impl Into<String>) -> Failure {
     Failure::InvalidParams(message.into())
@@ -255,6 +287,19 @@ fn session_open(m: &mut Members) -> Result<Method, Failure> {
 }
 
 fn job_start(m: &mut Members) -> Result<JobStart, Failure> {
+    let start = command(m)?;
+    Ok(JobStart {
+        session: m.opt_id("session")?,
+        stdin: m.opt_word("stdin", STDIN)?.unwrap_or(false),
+        view: m.flag("view", true)?,
+        window: window(m)?,
+        key: m.opt_short("key", MAX_KEY)?,
+        ..start
+    })
+}
+
+/// What is asked of a job whoever asks: everything but its session, its viewer and its standard input.
+fn command(m: &mut Members) -> Result<JobStart, Failure> {
     let argv = m.texts("argv")?;
     let env = m.text_map("env")?;
     command_fits(&argv, &env)?;
@@ -268,18 +313,18 @@ fn job_start(m: &mut Members) -> Result<JobStart, Failure> {
     })?;
     let (keep_newest, ring) = output.unwrap_or((false, None));
     Ok(JobStart {
-        session: m.opt_id("session")?,
+        session: None,
         argv,
         cwd: m.opt_text("cwd")?,
         env,
         pty,
-        stdin: m.opt_word("stdin", &[("null", false), ("pipe", true)])?.unwrap_or(false),
+        stdin: false,
         timeout: m.opt_ms("timeout_ms")?,
         keep_newest,
         ring,
-        view: m.flag("view", true)?,
-        window: window(m)?,
-        key: m.opt_short("key", MAX_KEY)?,
+        view: true,
+        window: None,
+        key: None,
         labels: labels(m)?,
     })
 }
@@ -304,9 +349,9 @@ fn command_fits(argv: &[String], env: &BTreeMap<String, String>) -> Result<(), F
 
 fn job_stdin(m: &mut Members) -> Result<Method, Failure> {
     let job = m.id("job")?;
-    let data = m.data()?;
+    let data = m.opt_data("data", "data_b64")?;
     let eof = m.flag("eof", false)?;
-    if data.is_none() && !eof {
+    if data.is_none() && !eof && !m.describes() {
         return Err(invalid("data, data_b64, eof: one of them"));
     }
     Ok(Method::JobStdin { job, data: data.unwrap_or_default(), eof })
@@ -319,11 +364,9 @@ fn job_signal(m: &mut Members) -> Result<Method, Failure> {
         ("foreground", SignalTarget::Foreground),
         ("tree", SignalTarget::Tree),
     ];
-    let job = m.id("job")?;
-    let name = m.text("signal")?;
     Ok(Method::JobSignal {
-        job,
-        signal: signal(&name)?,
+        job: m.id("job")?,
+        signal: m.signal("signal")?,
         target: m.opt_word("target", &words)?.unwrap_or(SignalTarget::Group),
     })
 }
@@ -331,12 +374,11 @@ fn job_signal(m: &mut Members) -> Result<Method, Failure> {
 fn job_stop(m: &mut Members) -> Result<Method, Failure> {
     /// From the signal to KILL unless the client says otherwise.
     const GRACE: Duration = Duration::from_secs(2);
-    let job = m.id("job")?;
-    let signal = match m.opt_text("signal")? {
-        Some(name) => signal(&name)?,
-        None => Signal::TERM,
-    };
-    Ok(Method::JobStop { job, signal, grace: m.opt_ms("grace_ms")?.unwrap_or(GRACE) })
+    Ok(Method::JobStop {
+        job: m.id("job")?,
+        signal: m.opt_signal("signal")?.unwrap_or(Signal::TERM),
+        grace: m.opt_ms("grace_ms")?.unwrap_or(GRACE),
+    })
 }
 
 fn job_wait(m: &mut Members) -> Result<Method, Failure> {
@@ -361,20 +403,16 @@ fn job_attach(m: &mut Members) -> Result<Method, Failure> {
 }
 
 fn job_ack(m: &mut Members) -> Result<Method, Failure> {
-    let job = m.id("job")?;
-    let name = m.text("stream")?;
-    let stream = output_stream(&name).ok_or_else(|| invalid("stream: must be one of stdout, stderr, pty"))?;
-    Ok(Method::JobAck { job, stream, offset: m.integer("offset", 0, u64::MAX)?, window: window(m)? })
+    Ok(Method::JobAck {
+        job: m.id("job")?,
+        stream: m.word("stream", OUTPUT_STREAMS)?,
+        offset: m.integer("offset", 0, u64::MAX)?,
+        window: window(m)?,
+    })
 }
 
 fn output_stream(name: &str) -> Option<StreamName> {
-    StreamName::from_word(name).filter(|stream| *stream != StreamName::Stdin)
-}
-
-fn signal(name: &str) -> Result<Signal, Failure> {
-    Signal::from_name(name).ok_or_else(|| {
-        invalid(format!("signal: {name:?} is no signal; say for example SIGTERM, INT or SIGUSR1"))
-    })
+    OUTPUT_STREAMS.iter().find(|(word, _)| *word == name).map(|(_, stream)| *stream)
 }
 
 fn size(m: &mut Members) -> Result<TerminalSize, Failure> {

@@ -6,6 +6,7 @@ use crate::domain::Failure;
 
 use super::Method;
 use super::members::Members;
+use super::method::{self, Exec};
 use super::strict::{self, NotTaken};
 
 /// Bounds of one message.
@@ -109,9 +110,7 @@ pub enum Incoming {
 pub fn decode(text: &str, limits: &Limits) -> Incoming {
     match strict::read(text, limits) {
         Err(NotTaken::Syntax(why)) => Incoming::Refused(Failure::Parse(why)),
-        Err(NotTaken::DuplicateKey(key)) => {
-            Incoming::Refused(Failure::InvalidRequest(format!("the key {key:?} stands twice in one object")))
-        }
+        Err(NotTaken::DuplicateKey(key)) => Incoming::Refused(twice(&key)),
         Ok(Value::Array(entries)) if entries.is_empty() => {
             Incoming::Refused(Failure::InvalidRequest("an empty batch".to_owned()))
         }
@@ -122,6 +121,28 @@ pub fn decode(text: &str, limits: &Limits) -> Incoming {
         Ok(Value::Array(entries)) => Incoming::Batch(entries.into_iter().map(entry).collect()),
         Ok(value) => Incoming::Single(entry(value)),
     }
+}
+
+/// Decodes the body of `POST /v1/exec`.
+///
+/// # Errors
+/// As for a request: not JSON, or not these parameters.
+pub fn decode_exec(body: &[u8], limits: &Limits) -> Result<Exec, Failure> {
+    let text = std::str::from_utf8(body).map_err(|e| Failure::Parse(format!("not UTF-8: {e}")))?;
+    let members = match strict::read(text, limits) {
+        Ok(Value::Object(members)) => members,
+        Ok(_) => return Err(Failure::InvalidParams("the body is an object, as of job.start".to_owned())),
+        Err(NotTaken::Syntax(why)) => return Err(Failure::Parse(why)),
+        Err(NotTaken::DuplicateKey(key)) => return Err(twice(&key)),
+    };
+    let mut members = Members::new(members);
+    let exec = method::exec(&mut members)?;
+    members.finish()?;
+    Ok(exec)
+}
+
+fn twice(key: &str) -> Failure {
+    Failure::InvalidRequest(format!("the key {key:?} stands twice in one object"))
 }
 
 fn entry(value: Value) -> Entry {

@@ -211,6 +211,126 @@ mod tests {
     }
 
     #[test]
+    fn text_is_taken_as_it_is_written() {
+        for (text, expected) in [
+            (r#""\u0041\u00e4\u20ac\ud83d\ude00""#, "A\u{e4}\u{20ac}\u{1f600}"),
+            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+            ("\"\u{7f}\u{80}\u{feff}\u{fffe}\u{10ffff}\"", "\u{7f}\u{80}\u{feff}\u{fffe}\u{10ffff}"),
+            (r#""\u0000""#, "\0"),
+            (r#""\uFfFf""#, "\u{ffff}"),
+        ] {
+            assert_eq!(read(text, &Limits::default()), Ok(Value::from(expected)), "{text}");
+        }
+        for text in [
+            r#""\ud800\ud800""#,
+            r#""\ude00\ud83d""#,
+            r#""\ud83dx""#,
+            r#""\ud83d\n""#,
+            r#""\u{41}""#,
+            r#""\u00G0""#,
+            r#""\x41""#,
+            r#""\U0041""#,
+            r#""\'""#,
+            r#""\"#,
+            "\"\t\"",
+            "\"\u{1f}\"",
+            "\"\r\n\"",
+        ] {
+            assert!(!taken(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_exact_or_refused() {
+        for (text, expected) in [
+            ("18446744073709551615", Value::from(u64::MAX)),
+            ("-9223372036854775808", Value::from(i64::MIN)),
+            ("-1", Value::from(-1)),
+            ("0", Value::from(0)),
+        ] {
+            assert_eq!(read(text, &Limits::default()), Ok(expected), "{text}");
+        }
+        // Beyond 64 bits it is a number still, and none that any parameter takes.
+        for text in ["18446744073709551616", "-9223372036854775809", "1e2", "1.0", "-0", "-0.0", "1E-400"] {
+            let value = read(text, &Limits::default()).unwrap();
+            assert_eq!((value.as_u64(), value.is_number()), (None, true), "{text}");
+        }
+        for text in [
+            "00",
+            "-01",
+            "1.e1",
+            "1e+",
+            "1e1.0",
+            "0e",
+            "--1",
+            "+0",
+            "1_000",
+            "0b1",
+            "1 .0",
+            ".0",
+            "-.1",
+            "1e9999",
+            "-Infinity",
+            "\u{ff11}",
+        ] {
+            assert!(!taken(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn structure_is_closed_as_it_was_opened() {
+        for text in [
+            "[1}",
+            "{\"a\":1]",
+            "[[]",
+            "[]]",
+            "{{}}",
+            "{}}",
+            "[,]",
+            "{,}",
+            "[1,,2]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1:2}",
+            "{:1}",
+            "{1:1}",
+            "{null:1}",
+            "{\"a\",1}",
+            "[1:2]",
+            "{\"a\":1 \"b\":2}",
+            "[\"a\" \"b\"]",
+            "[1;2]",
+            "<1>",
+            "(1)",
+            "[1],",
+            ",[1]",
+            "nulll",
+            "True",
+            "undefined",
+            "[\u{a0}1]",
+            "[\u{c}1]",
+            "[\u{b}]",
+            "\u{2028}1",
+            "[#\n1]",
+            "{\"a\":/*x*/1}",
+            "\"a\" \"b\"",
+        ] {
+            assert!(matches!(read(text, &Limits::default()), Err(NotTaken::Syntax(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_bounds_are_met_exactly() {
+        let limits = Limits { depth: 3, nodes: 6, batch: 50 };
+        let taken = |text: &str| read(text, &limits).is_ok();
+        assert!(taken("[[[]]]") && !taken("[[[[]]]]"));
+        assert!(taken("{\"a\":{\"b\":{}}}") && !taken("{\"a\":{\"b\":{\"c\":{}}}}"));
+        // A list, its values; an object, its keys and its values.
+        assert!(taken("[1,2,3,4,5]") && !taken("[1,2,3,4,5,6]"));
+        assert!(taken("[{\"a\":1,\"b\":2}]") && !taken("[{\"a\":1,\"b\":2},0]"));
+    }
+
+    #[test]
     fn a_duplicate_key_at_any_depth_is_its_own_error() {
         for text in ["{\"a\":1,\"a\":2}", "[{\"x\":{\"a\":1,\"b\":2,\"a\":3}}]", "{\"a\":1,\"\\u0061\":2}"] {
             assert_eq!(

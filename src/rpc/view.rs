@@ -14,7 +14,6 @@ use crate::domain::{
 use crate::verdict::{Ballot, Mode, Permission, Refusal, Terms, Verdict};
 
 use super::event::{status_members, usage_value};
-use super::method::Method;
 
 /// Whole milliseconds since 1970-01-01 UTC.
 fn unix_ms(at: SystemTime) -> u64 {
@@ -161,6 +160,14 @@ impl JobView<'_> {
         })
     }
 
+    /// The first line of an HTTP execution, and the beginning of the answer to one that is waited for.
+    pub fn executed(&self) -> Value {
+        json!({
+            "job": self.id.to_string(), "session": self.session.to_string(), "pid": self.pid,
+            "started_at": unix_ms(self.started_at), "decision": self.decision.to_string(),
+        })
+    }
+
     /// The answer to `job.attach`.
     pub fn attached(&self, channel: u32) -> Value {
         json!({"channel": channel, "streams": self.streams_value(), "status": self.value()})
@@ -257,13 +264,6 @@ pub fn reloaded(what: &str) -> Value {
 /// The answer of a method that has nothing to say.
 pub fn nothing() -> Value {
     json!({})
-}
-
-/// The methods of this build, by name (OpenRPC 1.3 without schemas).
-pub fn discover(version: &str) -> Value {
-    let methods: Vec<_> =
-        Method::names().map(|name| json!({"name": name, "paramStructure": "by-name"})).collect();
-    json!({"openrpc": "1.3.2", "info": {"title": "execgate", "version": version}, "methods": methods})
 }
 
 /// A policy in force: name, module, version, hooks, digest, mode.

@@ -235,6 +235,7 @@ fn streams(raw: &Raw) -> stream::Settings {
     stream::Settings {
         ring_bytes: bytes(raw.streams.ring),
         ring_bytes_max: bytes(raw.streams.ring_max),
+        budget: raw.streams.budget.0,
         stdin_bytes: bytes(raw.streams.stdin),
         tail_bytes: bytes(raw.streams.tail),
         drain_idle: raw.streams.drain_idle.0,
@@ -294,6 +295,7 @@ fn tenant_counts(raw: &Raw) -> BTreeMap<Arc<str>, session::TenantCounts> {
 fn transport_settings(raw: &Raw) -> transport::Settings {
     transport::Settings {
         max_connections: raw.limits.connections,
+        max_unauthenticated: raw.limits.unauthenticated,
         first_byte: raw.limits.first_byte.0,
         headers: raw.limits.header_time.0,
         handshake: raw.limits.handshake.0,

@@ -114,9 +114,9 @@ impl Server {
         self.setup.root_jobs
     }
 
-    /// Most bytes that the streams of all jobs can hold at once.
+    /// Most bytes that the streams of all jobs can hold at once, those of ended ones included.
     pub fn stream_bound(&self) -> u64 {
-        self.setup.session.streams.bound(self.most_jobs().into())
+        self.setup.session.streams.bound(self.setup.session.max_ended as u64)
     }
 
     /// Most jobs at once.

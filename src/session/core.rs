@@ -11,6 +11,7 @@ use crate::audit::Audit;
 use crate::domain::{Failure, Principal, SessionId, UsageCounts};
 use crate::policy::Policies;
 use crate::quota::{Breaker, Holder, Limiter, Slots};
+use crate::stream::Budget;
 use crate::warden::Warden;
 
 use super::{Memory, Pressure, Registry, Settings};
@@ -62,6 +63,8 @@ pub struct Core {
     pub registry: Registry,
     /// Every task of this room, so that the server can wait for all of them.
     pub tracker: TaskTracker,
+    /// Bytes for the streams of all jobs.
+    pub budget: Budget,
     /// Tells one start of the server from another.
     pub epoch: String,
     drain: watch::Sender<Drain>,
@@ -87,6 +90,7 @@ impl Core {
     pub fn new(rooms: Rooms, settings: Settings, tracker: TaskTracker) -> Result<Arc<Self>, Failure> {
         let registry = Registry::new(&settings);
         let epoch = format!("{:032x}", random_bits()?);
+        let budget = Budget::new(settings.streams.budget);
         let (drain, drain_wanted) = (watch::Sender::new(Drain::Open), Notify::new());
         let (reloads, wishes) = mpsc::channel(RELOADS);
         Ok(Arc::new(Self {
@@ -94,6 +98,7 @@ impl Core {
             settings,
             registry,
             tracker,
+            budget,
             epoch,
             drain,
             drain_wanted,

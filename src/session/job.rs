@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -118,8 +119,10 @@ pub struct Job {
     pub output: Output,
     /// What it may still be given to read.
     pub stdin: Option<Stdin>,
-    pub(super) running: Running,
-    pub(super) master: Option<OwnedFd>,
+    /// Until the tree is empty: an ended job is kept for minutes, and its descriptors must not be.
+    pub(super) running: ArcSwapOption<Running>,
+    // Held for one ioctl, never across an await.
+    pub(super) master: Mutex<Option<OwnedFd>>,
     pub(super) state: watch::Sender<JobState>,
     pub(super) ending: watch::Sender<Option<Ending>>,
     pub(super) since: Instant,
@@ -206,7 +209,7 @@ impl Job {
     /// [`Failure::Finished`] when the leader is gone.
     pub async fn signal(&self, signal: i32, target: SignalTarget) -> Result<(), Failure> {
         self.alive()?;
-        self.running.signal(signal, target).await.map_err(|e| signal_failure(&e))
+        self.running()?.signal(signal, target).await.map_err(|e| signal_failure(&e))
     }
 
     /// Pauses the tree; pausing a paused job changes nothing.
@@ -215,7 +218,7 @@ impl Job {
     /// [`Failure::Finished`] when the leader is gone.
     pub async fn pause(&self) -> Result<Pause, Failure> {
         self.alive()?;
-        let warden::Paused { exact, .. } = self.running.pause().await.map_err(|e| signal_failure(&e))?;
+        let warden::Paused { exact, .. } = self.running()?.pause().await.map_err(|e| signal_failure(&e))?;
         let pause = Pause { exact };
         self.set(|state| state.paused = Some(pause));
         Ok(pause)
@@ -227,7 +230,7 @@ impl Job {
     /// [`Failure::Finished`] when the leader is gone.
     pub async fn resume(&self) -> Result<Pause, Failure> {
         self.alive()?;
-        let warden::Paused { exact, .. } = self.running.resume().await.map_err(|e| signal_failure(&e))?;
+        let warden::Paused { exact, .. } = self.running()?.resume().await.map_err(|e| signal_failure(&e))?;
         self.set(|state| state.paused = None);
         Ok(Pause { exact })
     }
@@ -238,10 +241,25 @@ impl Job {
     /// [`Failure::Finished`] when the leader is gone, [`Failure::InvalidParams`] without a terminal.
     pub fn resize(&self, size: TerminalSize) -> Result<(), Failure> {
         self.alive()?;
-        let master = self.master.as_ref().ok_or_else(|| {
+        let master = self.master();
+        let master = master.as_ref().ok_or_else(|| {
             Failure::InvalidParams("the job has no terminal; start it with `pty` to give it one".to_owned())
         })?;
         warden::resize(master, size).map_err(|e| Failure::Internal(format!("resize: {e}")))
+    }
+
+    fn running(&self) -> Result<Arc<Running>, Failure> {
+        self.running.load_full().ok_or(Failure::Finished)
+    }
+
+    fn master(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.master.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tree is empty: gives back what only a living job needs.
+    pub(super) fn let_go(&self) {
+        self.running.store(None);
+        *self.master() = None;
     }
 
     fn alive(&self) -> Result<(), Failure> {

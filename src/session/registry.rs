@@ -191,8 +191,9 @@ impl Tables {
     fn forget_oldest(&mut self, wanted: impl Fn(&Ended) -> bool) {
         if let Some(at) = self.ended.iter().position(wanted)
             && let Some(ended) = self.ended.remove(at)
+            && let Some(job) = self.jobs.remove(&ended.job)
         {
-            self.jobs.remove(&ended.job);
+            job.output.forgive();
         }
     }
 

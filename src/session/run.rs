@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::domain::{EndReason, ExitStatus, JobLimits, SignalTarget};
 use crate::quota::Slot;
 use crate::stream;
+use crate::warden::Running;
 
 use super::streams::Pumps;
-use super::{Closed, Core, Ending, Exited, Job};
+use super::{Closed, Core, Ending, Exited, Job, SessionState};
 
 /// Watches over a started job until its tree is empty. Returns the processes the kernel would not give up.
 pub(super) async fn run(
@@ -23,9 +24,12 @@ pub(super) async fn run(
     mut pumps: Pumps,
     slot: Slot,
     limits: &JobLimits,
+    mut session: watch::Receiver<SessionState>,
 ) -> u32 {
     let mut guard = Guard { core: core.clone(), job: job.clone(), over: false };
-    let mut watch = Watch::new(&job, limits);
+    // Only this function lets go of it, at its end.
+    let Some(running) = job.running.load_full() else { return 0 };
+    let mut watch = Watch::new(&job, &running, limits);
     let status = watch.until_exited().await;
     let reason = watch.reason(status);
     job.set(|state| {
@@ -33,8 +37,8 @@ pub(super) async fn run(
         state.exited = Some(Exited { status, reason, after: job.since.elapsed() });
     });
     watch.until_drained(&core.settings.streams).await;
-    job.running.kill();
-    let emptied = job.running.emptied().await;
+    running.kill();
+    let emptied = running.emptied().await;
     drop(slot);
     pumps.last_call();
     let closed = Closed {
@@ -46,7 +50,17 @@ pub(super) async fn run(
     let tail = core.settings.streams.tail_bytes;
     core.tracker.spawn(async move {
         pumps.ended().await;
-        job.output.read_out().await;
+        job.output.settle();
+        let over = async {
+            // A session whose task is gone is over too.
+            let _ = session.wait_for(|state| !state.is_open()).await;
+            job.output.forgive();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = job.output.read_out() => {}
+            () = over => {}
+        }
         job.output.shrink_to_tail(tail);
     });
     closed.survivors
@@ -62,6 +76,9 @@ struct Guard {
 impl Guard {
     fn over(&mut self, closed: Closed) {
         self.over = true;
+        if closed.survivors == 0 {
+            self.job.let_go();
+        }
         self.job.set(|state| state.closed = Some(closed));
         self.core.registry.retire_job(&self.job);
         let written: u64 = self.job.output.status().iter().map(|stream| stream.next).sum();
@@ -77,7 +94,9 @@ impl Drop for Guard {
         if self.over {
             return;
         }
-        self.job.running.kill();
+        if let Some(running) = self.job.running.load_full() {
+            running.kill();
+        }
         let reason = EndReason::ServerFault;
         self.job.set(|state| {
             let after = self.job.since.elapsed();
@@ -90,6 +109,7 @@ impl Drop for Guard {
 /// What can end a job, and when.
 struct Watch<'a> {
     job: &'a Job,
+    running: &'a Running,
     ending: watch::Receiver<Option<Ending>>,
     state: watch::Receiver<super::JobState>,
     wall: Wall,
@@ -97,11 +117,11 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(job: &'a Job, limits: &JobLimits) -> Self {
+    fn new(job: &'a Job, running: &'a Running, limits: &JobLimits) -> Self {
         let mut ending = job.ending.subscribe();
         ending.mark_changed();
         let wall = Wall { left: limits.wall, since: Some(job.since) };
-        Self { job, ending, state: job.watch(), wall, kill_at: None }
+        Self { job, running, ending, state: job.watch(), wall, kill_at: None }
     }
 
     async fn until_exited(&mut self) -> ExitStatus {
@@ -109,7 +129,7 @@ impl<'a> Watch<'a> {
             let wall = self.wall.deadline();
             tokio::select! {
                 biased;
-                status = self.job.running.exited() => return status,
+                status = self.running.exited() => return status,
                 Ok(()) = self.ending.changed() => self.begin_ending().await,
                 () = until(self.kill_at) => self.escalate(),
                 () = until(wall) => self.job.end(Ending::kill(EndReason::Timeout)),
@@ -126,7 +146,7 @@ impl<'a> Watch<'a> {
         }
         tokio::select! {
             _ = self.job.output.drain(settings) => {}
-            _ = self.job.running.emptied() => {}
+            _ = self.running.emptied() => {}
             Ok(()) = self.ending.changed() => {}
         }
     }
@@ -134,19 +154,19 @@ impl<'a> Watch<'a> {
     async fn begin_ending(&mut self) {
         let Some(wish) = *self.ending.borrow_and_update() else { return };
         if wish.grace.is_zero() {
-            self.job.running.kill();
+            self.running.kill();
             return;
         }
         // A job that has just exited needs neither signal nor thaw; its exit is what comes next.
-        let _ = self.job.running.signal(wish.signal, SignalTarget::Group).await;
-        let _ = self.job.running.resume().await;
+        let _ = self.running.signal(wish.signal, SignalTarget::Group).await;
+        let _ = self.running.resume().await;
         self.kill_at = Some(Instant::now() + wish.grace);
     }
 
     fn escalate(&mut self) {
         self.kill_at = None;
         self.job.set(|state| state.escalated = true);
-        self.job.running.kill();
+        self.running.kill();
     }
 
     /// The first wish to end the job is why it ended; without one it ended by itself.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::domain::{
 };
 use crate::facts;
 use crate::quota::Slot;
-use crate::stream::Overflow;
+use crate::stream::{Overflow, Share};
 use crate::verdict::Cleared;
 use crate::warden::{Prepare, Prepared, SpawnFailure};
 
@@ -111,7 +112,7 @@ pub(super) async fn job(
                 job.end(Ending::kill(reason));
             }
             outcome.send_replace(Some(Ok(job.clone())));
-            run::run(&core, job, pumps, slot, &limits).await
+            run::run(&core, job, pumps, slot, &limits, state).await
         }
     }
 }
@@ -129,6 +130,7 @@ struct Ready {
     cleared: Cleared<Resolved>,
     prepared: Prepared,
     slot: Slot,
+    share: Share,
 }
 
 struct Released {
@@ -141,8 +143,9 @@ struct Released {
 impl Start<'_> {
     async fn clear(&self) -> Result<Ready, Failure> {
         self.core.admitting()?;
-        self.ring_bytes()?;
+        let ring_bytes = self.ring_bytes()?;
         let mut slot = self.slot()?;
+        let share = self.share(ring_bytes)?;
         self.core.rooms.breaker.admit()?;
         let program = self.request.argv.first().map(String::as_str);
         review::charge(self.core, self.caller, "job.start", program).await?;
@@ -160,7 +163,16 @@ impl Start<'_> {
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
         slot.grant(&cleared.terms().claims)?;
-        Ok(Ready { id, cleared, prepared, slot })
+        Ok(Ready { id, cleared, prepared, slot, share })
+    }
+
+    /// The job's part of the budget for streams.
+    fn share(&self, ring_bytes: u32) -> Result<Share, Failure> {
+        let taken = self.core.budget.take(self.core.settings.streams.job(ring_bytes));
+        taken.map_err(|spent| Failure::LimitExceeded {
+            limit: "bytes of all jobs' streams (streams.budget)".to_owned(),
+            value: spent.most,
+        })
     }
 
     fn ring_bytes(&self) -> Result<u32, Failure> {
@@ -198,7 +210,7 @@ impl Start<'_> {
     }
 
     async fn release(&self, ready: Ready) -> Result<Released, Failure> {
-        let Ready { id, cleared, prepared, slot } = ready;
+        let Ready { id, cleared, prepared, slot, share } = ready;
         let limits = self.limits(&cleared);
         let size = cleared.value().command.terminal.as_ref().map(|t| t.size);
         let stdio = |error: std::io::Error| spawn_failed(SpawnStage::Stdio, &error, "standard streams");
@@ -208,6 +220,7 @@ impl Start<'_> {
         let keeping = Keeping { overflow, ring_bytes: self.ring_bytes()?, limit: limits.output };
         let streams =
             streams::start(ours, keeping, &self.core.settings.streams, &self.core.tracker).map_err(stdio)?;
+        streams.output.hold(share);
         let command = &cleared.value().command;
         let card = JobCard {
             id,
@@ -225,8 +238,8 @@ impl Start<'_> {
             card,
             output: streams.output,
             stdin: streams.stdin,
-            running,
-            master: streams.terminal,
+            running: ArcSwapOption::from_pointee(running),
+            master: Mutex::new(streams.terminal),
             state: watch::Sender::new(JobState::default()),
             ending: watch::Sender::new(None),
             since: Instant::now(),

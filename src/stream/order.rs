@@ -69,6 +69,11 @@ impl Runs {
         self.runs.shrink_to_fit();
     }
 
+    /// Bytes of memory in use.
+    pub(super) fn allocated(&self) -> usize {
+        self.runs.capacity() * size_of::<Run>()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.runs.len()

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::StreamName;
 
+use super::budget::Share;
 use super::cursor::{Cursor, ViewKind};
 use super::lane::{Flow, Stock};
 use super::settings::Settings;
@@ -121,7 +122,18 @@ pub(super) struct State {
     courtesy: Duration,
     /// Bytes that may still come.
     allowance: Option<u64>,
+    /// Its part of the budget, until only the tail is kept.
+    share: Option<Share>,
+    pub(super) owed: Debt,
     next_seat: u64,
+}
+
+/// Whether somebody may come back for what he has not got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Debt {
+    None,
+    /// A write viewer's connection broke before it was through.
+    Owed,
 }
 
 /// A viewer's cursor and the number that its handle knows it by.
@@ -135,6 +147,16 @@ impl State {
     /// The write viewer, if any.
     pub(super) fn writer(&self) -> Option<&Cursor> {
         self.viewers.iter().map(|seat| &seat.cursor).find(|cursor| cursor.kind == ViewKind::Write)
+    }
+
+    /// Makes room for another write viewer: the one there is observes from now on, and nothing is owed but to the new one.
+    pub(super) fn displace_writer(&mut self, except: Option<u64>) {
+        self.owed = Debt::None;
+        let writer = |seat: &&mut Seat| seat.cursor.kind == ViewKind::Write && Some(seat.number) != except;
+        for seat in self.viewers.iter_mut().filter(writer) {
+            seat.cursor.kind = ViewKind::Observe;
+            seat.cursor.waker.wake();
+        }
     }
 
     pub(super) fn seat(&mut self, cursor: Cursor) -> u64 {
@@ -219,6 +241,8 @@ impl Output {
             overflow: terms.overflow,
             courtesy: terms.courtesy,
             allowance: terms.limit,
+            share: None,
+            owed: Debt::None,
             next_seat: 0,
         };
         let shared = Shared {
@@ -230,6 +254,11 @@ impl Output {
             terms,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Keeps the job's part of the budget for as long as its rings are kept.
+    pub fn hold(&self, share: Share) {
+        self.lock().share = Some(share);
     }
 
     /// What it was granted.
@@ -264,6 +293,23 @@ impl Output {
         self.shared.terms.plumbing.sources().iter().map(|source| state.stock.ring(*source).allocated()).sum()
     }
 
+    /// Nobody will come back for what is owed: his session is over, or the job is forgotten.
+    pub fn forgive(&self) {
+        self.lock().owed = Debt::None;
+        self.shared.read_out.notify_waiters();
+    }
+
+    /// Once every stream has ended, no ring grows any more: gives the part of the budget back that was never needed.
+    pub fn settle(&self) {
+        let mut state = self.lock();
+        let sources = self.shared.terms.plumbing.sources();
+        let rings: usize = sources.iter().map(|source| state.stock.ring(*source).allocated()).sum();
+        let held = (rings + state.stock.runs.allocated()) as u64;
+        if let Some(share) = &mut state.share {
+            share.shrink(held);
+        }
+    }
+
     /// After the end of the job: keeps the newest `bytes` of each stream and gives the rest of the memory back. Does
     /// nothing and returns false while a stream is not at its end or a viewer is not through.
     pub fn shrink_to_tail(&self, bytes: u32) -> bool {
@@ -273,6 +319,7 @@ impl Output {
             return false;
         }
         state.stock.shrink(usize::try_from(bytes).unwrap_or(usize::MAX));
+        state.share = None;
         true
     }
 
@@ -409,7 +456,7 @@ impl Output {
     }
 }
 
-/// No viewer has anything left to get.
+/// No viewer has anything left to get, nor will one come back for anything.
 fn is_read_out(state: &State) -> bool {
-    state.viewers.iter().all(|seat| seat.cursor.is_through(&state.stock))
+    state.owed == Debt::None && state.viewers.iter().all(|seat| seat.cursor.is_through(&state.stock))
 }

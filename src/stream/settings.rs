@@ -12,6 +12,9 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Largest ring a client may ask for, bytes; at most [`Settings::RING_LIMIT`]. Enters the declared memory bound.
     pub ring_bytes_max: u32,
+    /// Bytes that the rings, their indexes and the stdin queues of all jobs may come to, running or ended and not yet read
+    /// out. A job that does not fit is refused. With the tails of ended jobs, the declared memory bound.
+    pub budget: u64,
     /// Queue of one job's stdin, bytes. As much as a pipe of its own takes, so that one is filled while the other
     /// drains.
     pub stdin_bytes: u32,
@@ -47,6 +50,7 @@ impl Default for Settings {
         Self {
             ring_bytes: 256 * 1024,
             ring_bytes_max: 1024 * 1024,
+            budget: 256 * 1024 * 1024,
             stdin_bytes: 64 * 1024,
             viewers: 64,
             courtesy: Duration::from_millis(16),
@@ -78,11 +82,14 @@ impl Settings {
         }
     }
 
-    /// Most bytes that `jobs` jobs can hold in this room at once, whatever they print and whoever stalls.
-    pub const fn bound(&self, jobs: u64) -> u64 {
-        let ring = if self.ring_bytes > self.ring_bytes_max { self.ring_bytes } else { self.ring_bytes_max };
-        let rings = Self::STREAMS * ring as u64;
-        jobs.saturating_mul(rings + Runs::BYTES_MAX + self.stdin_bytes as u64)
+    /// What a job with rings of `ring_bytes` takes of the budget, whatever it prints and whoever stalls.
+    pub const fn job(&self, ring_bytes: u32) -> u64 {
+        Self::STREAMS * ring_bytes as u64 + Runs::BYTES_MAX + self.stdin_bytes as u64
+    }
+
+    /// Most bytes that this room can hold at once with the tails of `ended` jobs.
+    pub const fn bound(&self, ended: u64) -> u64 {
+        self.budget.saturating_add(ended.saturating_mul(Self::STREAMS * self.tail_bytes as u64))
     }
 }
 
@@ -101,9 +108,10 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_counts_the_largest_ring_a_client_may_ask_for() {
+    fn a_job_takes_both_its_rings_and_its_queue_and_the_bound_is_the_budget_and_the_tails() {
         let settings = Settings::default();
-        assert!(settings.bound(10) >= 10 * 2 * u64::from(settings.ring_bytes_max));
+        assert!(settings.job(4096) >= 2 * 4096 + u64::from(settings.stdin_bytes));
+        assert_eq!(settings.bound(10), settings.budget + 20 * u64::from(settings.tail_bytes));
         assert_eq!(settings.bound(u64::MAX), u64::MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the room as a whole: against a trivial model, and with real pipes and terminals.
 
 mod model;
+mod parts;
 mod pipes;
 mod stdin;
 mod views;

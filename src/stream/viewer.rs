@@ -12,7 +12,7 @@ use crate::domain::{StreamName, StreamTotals};
 use super::credit::{BeyondSent, Window};
 use super::cursor::{Cursor, Item, Plane, ViewKind, Waker};
 use super::lane::Stock;
-use super::output::{CHUNK, Output, Seat, State};
+use super::output::{CHUNK, Debt, Output, State};
 use super::source::Source;
 
 /// What a new viewer wants.
@@ -31,9 +31,6 @@ pub struct View<'a> {
 /// Why there is no such viewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ViewError {
-    /// There is a write viewer already.
-    #[error("the job has a write viewer")]
-    WriterTaken,
     /// There are as many viewers as there may be.
     #[error("the job has {most} viewers")]
     Full {
@@ -75,7 +72,9 @@ pub struct Viewer {
 }
 
 impl Output {
-    /// A viewer of this output; `wake` is notified whenever [`Viewer::next`] may have something.
+    /// A viewer of this output; `wake` is notified whenever [`Viewer::next`] may have something. A write viewer takes the
+    /// place of the one there is, which goes on as an observer: who may be the writer is decided by the caller, and one
+    /// whose connection is dying must not stand in the way of its owner's next.
     ///
     /// # Errors
     /// See [`ViewError`].
@@ -88,10 +87,10 @@ impl Output {
             if state.viewers.len() >= most {
                 return Err(ViewError::Full { most });
             }
-            if view.kind == ViewKind::Write && state.writer().is_some() {
-                return Err(ViewError::WriterTaken);
-            }
             let starts = self.starts(&state, view.from)?;
+            if view.kind == ViewKind::Write {
+                state.displace_writer(None);
+            }
             let mut cursor = Cursor::new(view.kind, view.plane, waker);
             cursor.place(&state.stock, |source| start(&starts, source), view.window);
             state.seat(cursor)
@@ -160,7 +159,7 @@ impl Viewer {
         {
             let mut state = self.output.lock();
             let starts = self.output.starts(&state, view.from)?;
-            self.take_kind(&mut state, view.kind)?;
+            self.take_kind(&mut state, view.kind);
             let State { stock, viewers, .. } = &mut *state;
             if let Some(seat) = viewers.iter_mut().find(|seat| seat.number == self.number) {
                 seat.cursor.plane = view.plane;
@@ -174,28 +173,33 @@ impl Viewer {
 
     /// Changes what the viewer may do: to an observer when its session was taken over, to the writer when it takes over.
     /// Its place stays.
-    ///
-    /// # Errors
-    /// [`ViewError::WriterTaken`] when another viewer is the writer.
-    pub fn become_kind(&mut self, kind: ViewKind) -> Result<(), ViewError> {
+    pub fn become_kind(&mut self, kind: ViewKind) {
         {
             let mut state = self.output.lock();
-            self.take_kind(&mut state, kind)?;
+            self.take_kind(&mut state, kind);
         }
         self.output.viewers_changed();
-        Ok(())
     }
 
-    fn take_kind(&self, state: &mut State, kind: ViewKind) -> Result<(), ViewError> {
-        let other = |seat: &Seat| seat.number != self.number && seat.cursor.kind == ViewKind::Write;
-        if kind == ViewKind::Write && state.viewers.iter().any(other) {
-            return Err(ViewError::WriterTaken);
+    /// Its connection broke. What the write viewer has not got is owed to its owner, should he come back: the ring is kept
+    /// until then, or until the debt is [forgiven](Output::forgive).
+    pub fn break_off(self) {
+        let mut state = self.output.lock();
+        let State { stock, viewers, owed, .. } = &mut *state;
+        let seat = viewers.iter().find(|seat| seat.number == self.number);
+        if seat.is_some_and(|seat| seat.cursor.kind == ViewKind::Write && !seat.cursor.is_through(stock)) {
+            *owed = Debt::Owed;
+        }
+    }
+
+    fn take_kind(&self, state: &mut State, kind: ViewKind) {
+        if kind == ViewKind::Write {
+            state.displace_writer(Some(self.number));
         }
         if let Some(seat) = state.viewers.iter_mut().find(|seat| seat.number == self.number) {
             seat.cursor.kind = kind;
             seat.cursor.waker.wake();
         }
-        Ok(())
     }
 
     /// What it may do.

@@ -11,6 +11,7 @@ use axum::response::Response;
 use crate::domain::RequestId;
 
 use super::auth::{Certificate, Identified, Shown, Unknown};
+use super::doorstep::Guest;
 use super::router::{Gateway, text};
 
 /// The one route on which a ticket is a credential: only a browser's WebSocket cannot send headers.
@@ -41,11 +42,15 @@ impl FromRequestParts<Gateway> for Identified {
         let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_deref());
         let query = query.filter(|_| parts.uri.path() == TICKETS_AT);
         let shown = Shown { headers: &parts.headers, query, certificate, source };
-        gateway.access.identify(&shown).map_err(|unknown| {
+        let identified = gateway.access.identify(&shown).map_err(|unknown| {
             let request_id = parts.extensions.get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
             tracing::info!(request_id, %source, ?unknown, "no valid credential");
             refusal(unknown)
-        })
+        })?;
+        if let Some(guest) = parts.extensions.get::<Guest>() {
+            guest.known();
+        }
+        Ok(identified)
     }
 }
 

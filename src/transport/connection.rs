@@ -176,8 +176,8 @@ pub(super) async fn run(
             cancel.cancel();
         }
     });
-    let (code, reason) =
-        Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone()).run(standing).await;
+    let mut reader = Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone());
+    let (code, reason) = reader.run(standing).await;
 
     if code == UNAUTHENTICATED.0 {
         connection.link.end_sessions("expired").await;
@@ -191,7 +191,9 @@ pub(super) async fn run(
     if timeout(GOODBYE, goodbye).await.is_err() {
         writing.abort();
     }
+    reader.linger().await;
     connection.cancel.cancel();
-    connection.followers.lock().list.clear();
+    let followers = std::mem::take(&mut connection.followers.lock().list);
+    followers.into_iter().for_each(|follower| follower.viewer.break_off());
     tracing::info!(connection = %id, code, reason, "disconnected");
 }

@@ -108,7 +108,7 @@ pub(super) async fn answer(
 async fn run(on: &Arc<Connection>, method: Method) -> Result<Outcome, Failure> {
     match method {
         Method::ServerInfo => Ok(views::server_info(on).into()),
-        Method::Discover => Ok(view::discover(env!("CARGO_PKG_VERSION")).into()),
+        Method::Discover => Ok(rpc::discover(env!("CARGO_PKG_VERSION")).into()),
         Method::PolicyList => admin(on, "policy.list").map(|()| views::policies(on).into()),
         Method::PolicyReload => {
             admin(on, "policy.reload")?;

@@ -124,7 +124,8 @@ impl Follower {
     }
 
     fn output_frame(&mut self, most: usize) -> Option<Message> {
-        let mut buffer = BytesMut::new();
+        // All that may come at once: growing on the way would copy it again.
+        let mut buffer = BytesMut::with_capacity(frame::HEADER + most);
         buffer.resize(frame::HEADER, 0);
         Some(match self.viewer.next(most, &mut buffer)? {
             Item::Data { stream, offset, .. } => {

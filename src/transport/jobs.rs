@@ -27,7 +27,7 @@ pub(super) async fn start(on: &Connection, start: JobStart) -> Result<Outcome, F
     Ok(Outcome::following(value, follower.into_iter().collect()))
 }
 
-fn request(start: JobStart) -> JobRequest {
+pub(super) fn request(start: JobStart) -> JobRequest {
     JobRequest {
         argv: start.argv,
         cwd: start.cwd,
@@ -42,13 +42,11 @@ fn request(start: JobStart) -> JobRequest {
     }
 }
 
-/// The owner's view from the first byte: the write viewer, unless a repeat under the same key finds one at work.
+/// The owner's view from the first byte. A connection that lost the session while the job was starting looks on.
 fn first_viewer(on: &Connection, job: &Arc<Job>, window: Option<u32>) -> Result<Option<Follower>, Failure> {
-    let from_zero = JobAttach { job: job.card.id, from: Default::default(), write: true, window };
-    match follow(on, job, &from_zero) {
-        Err(Failure::Conflict(_)) => follow(on, job, &JobAttach { write: false, ..from_zero }).map(Some),
-        followed => followed.map(Some),
-    }
+    let write = on.link.owns(job.card.session);
+    let from_zero = JobAttach { job: job.card.id, from: Default::default(), write, window };
+    follow(on, job, &from_zero).map(Some)
 }
 
 fn known_or_muted(on: &Connection, job: &Arc<Job>) -> Option<Follower> {
@@ -123,9 +121,6 @@ fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<Followe
 
 fn view_failure(refused: ViewError) -> Failure {
     match refused {
-        ViewError::WriterTaken => {
-            Failure::Conflict("the job has a write viewer already; attach to observe".to_owned())
-        }
         ViewError::Full { most } => {
             Failure::LimitExceeded { limit: "viewers of the job".to_owned(), value: most as u64 }
         }

@@ -1,7 +1,8 @@
 //! Accepting sockets, with the time limits that a plain HTTP server does not have.
 //!
-//! A peer has `first_byte` to say anything and `headers` to finish its headers; the number of connections is bounded;
-//! running out of file descriptors delays accepting and ends nothing.
+//! A peer has `first_byte` to say anything and `headers` to finish its headers; the number of connections is bounded, as is
+//! that of those who have not yet shown who they are. When file descriptors run out, one that is kept in reserve is given
+//! up for long enough to take waiting peers in and turn them away: they see the end at once instead of silence.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,18 +11,19 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::connect_info::ConnectInfo;
+use futures_util::FutureExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Names;
 use super::auth::Certificate;
 use super::caller::Peer;
+use super::doorstep::{Doorstep, Guest};
 use super::{Settings, Tls, proxy};
 
 /// Pause after a failed accept: long enough for a descriptor to come free, short enough not to be felt.
@@ -29,6 +31,12 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Connections that wait to be accepted; the kernel drops what is beyond.
 const BACKLOG: u32 = 1024;
+
+/// Least time between two lines about failing accepts.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// A peer that neither acknowledges nor answers the kernel's probes is gone after about `dead_after`: so many probes.
+const PROBES: u32 = 4;
 
 /// How a door of the server is kept.
 #[derive(Debug, Clone)]
@@ -68,8 +76,9 @@ impl Bound {
     /// Serves until `stop`; connections already open live on. Owned by the server; the tasks of the connections are
     /// the tracker's.
     pub async fn serve(self, router: Router, door: Door, tracker: TaskTracker, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(door.settings.max_connections));
-        loop {
+        let step = Doorstep::new(door.settings.max_connections, door.settings.max_unauthenticated);
+        let mut shortage = Shortage::new();
+        for number in 0.. {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
@@ -77,39 +86,72 @@ impl Bound {
             let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed; trying again");
+                    shortage.relieve(&self.listener, &error);
                     sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
+            let Some(guest) = step.arrive(number) else {
                 ::metrics::counter!("execgate_connections_refused_total", "why" => "full").increment(1);
                 tracing::debug!(%peer, "no place for another connection");
                 continue;
             };
             let (router, door) = (router.clone(), door.clone());
-            let place = Place(Arc::new(place));
-            tracker.spawn(async move { door.converse(socket, peer, router, place).await });
+            tracker.spawn(async move {
+                tokio::select! {
+                    () = door.converse(socket, peer, router, guest.clone()) => {}
+                    () = guest.shown_out() => tracing::debug!(%peer, "shown out: too many have not said who they are"),
+                }
+            });
         }
     }
 }
 
-/// A connection's place among all of them. Handed to whoever goes on with the socket after an upgrade.
-#[derive(Debug, Clone)]
-pub(super) struct Place(#[expect(dead_code, reason = "it counts by being held")] Arc<OwnedSemaphorePermit>);
+/// What is done while descriptors are short.
+struct Shortage {
+    /// Held so that it can be given up; `None` when it could not be had back yet.
+    reserve: Option<std::fs::File>,
+    complained: Option<Instant>,
+    shed: u64,
+}
+
+impl Shortage {
+    fn new() -> Self {
+        Self { reserve: reserve(), complained: None, shed: 0 }
+    }
+
+    /// Turns waiting peers away with the reserve, when descriptors are what is short.
+    fn relieve(&mut self, listener: &TcpListener, error: &std::io::Error) {
+        let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
+        if matches!(errno, Some(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE)) {
+            self.reserve = None;
+            for _ in 0..BACKLOG {
+                let Some(Ok(turned_away)) = listener.accept().now_or_never() else { break };
+                drop(turned_away);
+                self.shed += 1;
+            }
+            self.reserve = reserve();
+        }
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(%error, shed = self.shed, "accept failed; trying again");
+        }
+    }
+}
+
+fn reserve() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
+}
 
 impl Door {
     /// Speaks with one peer until it is upgraded, done or late.
-    async fn converse(&self, socket: TcpStream, peer: SocketAddr, router: Router, place: Place) {
-        let router = router.layer(axum::Extension(ConnectInfo(peer))).layer(axum::Extension(place));
+    async fn converse(&self, socket: TcpStream, peer: SocketAddr, router: Router, guest: Guest) {
+        let router = router.layer(axum::Extension(ConnectInfo(peer))).layer(axum::Extension(guest));
         let settings = &self.settings;
         if timeout(settings.first_byte, socket.readable()).await.is_err() || !self.may_speak_plainly(peer) {
             return;
         }
-        // The two options make things quicker; a peer that is gone already makes them fail, and the next step says so.
-        let _ = socket.set_nodelay(true);
-        let _ =
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SndBuf, &settings.send_buffer);
+        tune(&socket, settings);
         let Some(tls) = &self.tls else {
             return speak(socket, peer, self.peer(None), router, settings).await;
         };
@@ -158,4 +200,17 @@ where
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// No delay, a small send buffer, and probes by the kernel, so that a peer that vanished without a word is noticed even
+/// where nothing is sent to it. A peer that is gone already makes these fail, and the next step says so.
+fn tune(socket: &TcpStream, settings: &Settings) {
+    use rustix::net::sockopt;
+    let _ = socket.set_nodelay(true);
+    let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::SndBuf, &settings.send_buffer);
+    let half = (settings.dead_after / 2).max(Duration::from_secs(2));
+    let _ = sockopt::set_socket_keepalive(socket, true);
+    let _ = sockopt::set_tcp_keepidle(socket, half);
+    let _ = sockopt::set_tcp_keepintvl(socket, (half / PROBES).max(Duration::from_secs(1)));
+    let _ = sockopt::set_tcp_keepcnt(socket, PROBES);
 }

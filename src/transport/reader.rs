@@ -15,7 +15,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, SplitStream};
 use governor::{DefaultDirectRateLimiter, Quota};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 
@@ -29,8 +29,12 @@ use super::jobs;
 use super::router::fresh_request_id;
 use super::writer::Out;
 
-/// How often silence is looked at.
+/// How often silence is looked at, at the least, and at the most as a part of what makes a peer gone.
 const LOOK: Duration = Duration::from_secs(5);
+const LOOKS: u32 = 4;
+
+/// How long a peer may go on sending after our goodbye.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// Control frames a second that a peer may send, and twice as many at once: more is a flood.
 const CONTROL_PER_SECOND: u32 = 50;
@@ -75,10 +79,20 @@ impl Reader {
         }
     }
 
+    /// Reads what a peer still sends after our goodbye, for a while: closing a socket over unread bytes resets it, and the
+    /// reset may overtake the goodbye.
+    pub(super) async fn linger(&mut self) {
+        // A server that shuts down has less patience.
+        let most = if self.stop.is_cancelled() { LINGER / 6 } else { LINGER };
+        let rest = async { while let Some(Ok(_)) = self.stream.next().await {} };
+        let _ = timeout(most, rest).await;
+    }
+
     /// Reads to the end of the connection.
-    pub(super) async fn run(mut self, standing: Standing) -> Close {
+    pub(super) async fn run(&mut self, standing: Standing) -> Close {
         let mut over = Box::pin(standing.clone().over());
-        let mut look = interval(LOOK);
+        let least = Duration::from_millis(10);
+        let mut look = interval((self.connection.settings.dead_after / LOOKS).clamp(least, LOOK));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let most = self.connection.settings.max_outstanding;
         loop {

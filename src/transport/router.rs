@@ -20,7 +20,7 @@ use super::access::{self, Names};
 use super::caller::Peer;
 use super::health::{self, Health, Pulse};
 use super::metrics::{self, Render};
-use super::{Access, Settings, proxy, tickets, upgrade};
+use super::{Access, Settings, exec, proxy, tickets, upgrade};
 
 /// The header that names a request (conventional).
 const REQUEST_ID: &str = "x-request-id";
@@ -65,6 +65,8 @@ impl Gateway {
         Router::new()
             .route("/v1/ws", get(upgrade::ws))
             .route("/v1/tickets", post(tickets::tickets))
+            .route("/v1/exec", post(exec::exec))
+            .route("/v1/openrpc.json", get(openrpc))
             .route("/livez", get(health::livez))
             .route("/readyz", get(health::readyz))
             .route("/metrics", get(metrics::metrics))
@@ -75,7 +77,13 @@ impl Gateway {
 }
 
 async fn no_such_page() -> Response {
-    text(StatusCode::NOT_FOUND, "no such page; the gateway speaks at /v1/ws, /livez, /readyz and /metrics")
+    let message = "no such page; the gateway speaks at /v1/ws, /v1/exec, /v1/tickets, /v1/openrpc.json, /livez, /readyz and /metrics";
+    text(StatusCode::NOT_FOUND, message)
+}
+
+/// `GET /v1/openrpc.json`: what `rpc.discover` answers.
+async fn openrpc() -> Response {
+    axum::Json(crate::rpc::discover(env!("CARGO_PKG_VERSION"))).into_response()
 }
 
 /// Names the request, checks `Host` and `Origin`, and logs the outcome once.

@@ -7,13 +7,14 @@ use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{ConnectInfo, Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
 
 use crate::domain::{Origin, Transport};
 use crate::session::Caller;
 
 use super::auth::Identified;
 use super::connection::{self, Plane};
-use super::listener::Place;
+use super::doorstep::Guest;
 use super::router::{Gateway, text};
 
 /// JSON-RPC in text frames, stream data in binary frames.
@@ -30,11 +31,14 @@ const WRITE_BUFFER: usize = 64 * 1024;
 pub(super) async fn ws(
     State(gateway): State<Gateway>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
-    Extension(place): Extension<Place>,
+    Extension(guest): Extension<Guest>,
     identified: Identified,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
+    if !has_good_key(&headers) {
+        return text(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key: 16 bytes in base64 (RFC 6455 section 4.1)");
+    }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
@@ -54,10 +58,18 @@ pub(super) async fn ws(
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(WRITE_BUFFER + 2 * frames)
-        .on_upgrade(move |socket| async move {
+        .on_upgrade(async move |socket| {
             connection::run(Arc::new(gateway), caller, standing, plane, socket).await;
-            drop(place);
+            drop(guest);
         })
+}
+
+/// One key of 16 bytes in base64. A request without any is none to upgrade, and is told so by the library.
+fn has_good_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all("sec-websocket-key").iter();
+    let Some(key) = keys.next() else { return true };
+    let decoded = base64::engine::general_purpose::STANDARD.decode(key.as_bytes());
+    decoded.is_ok_and(|bytes| bytes.len() == 16) && keys.next().is_none()
 }
 
 /// The best subprotocol of those offered; `None` when only unknown ones are.

@@ -11,8 +11,8 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use futures_util::stream::SplitSink;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::domain::{JobId, SessionId};
 use crate::rpc::event;
@@ -75,14 +75,24 @@ impl Followers {
     }
 }
 
-/// The socket is of no more use.
+/// Why nothing more is written.
 #[derive(Debug)]
-struct Gone;
+enum Ended {
+    /// The socket is of no more use.
+    Gone,
+    /// A viewer without a window took nothing for too long.
+    Stalled,
+}
+
+/// Told to a peer whose viewer stalled, should it still read.
+const STALLED: (u16, &str) = (1013, "a viewer without a window stalled");
 
 pub(super) struct Writer {
     connection: Arc<Connection>,
     sink: SplitSink<WebSocket, Message>,
     queue: mpsc::Receiver<Out>,
+    drain: watch::Receiver<Drain>,
+    next_ping: Instant,
 }
 
 impl Writer {
@@ -91,42 +101,64 @@ impl Writer {
         sink: SplitSink<WebSocket, Message>,
         queue: mpsc::Receiver<Out>,
     ) -> Self {
-        Self { connection, sink, queue }
+        let drain = connection.core.drain();
+        let next_ping = Instant::now() + connection.settings.ping_every;
+        Self { connection, sink, queue, drain, next_ping }
     }
 
     /// Runs until the connection ends. Owned by the connection's task.
     pub(super) async fn run(mut self) {
-        let every = self.connection.settings.ping_every;
-        let mut ping = interval_at(Instant::now() + every, every);
-        let mut drain = self.connection.core.drain();
-        loop {
-            let Ok(busy) = self.round().await else { return };
-            if busy {
-                tokio::task::consume_budget().await;
-                continue;
+        let ended = loop {
+            if let Err(ended) = self.turn().await {
+                break ended;
             }
-            if self.flush().await.is_err() {
-                return;
-            }
-            let wake = self.connection.wake.clone();
-            tokio::select! {
-                out = self.queue.recv() => match out {
-                    Some(out) => if self.put_out(out).await.is_err() { return },
-                    None => return,
-                },
-                () = wake.notified() => {}
-                _ = ping.tick() => if self.put(Message::Ping(Bytes::new())).await.is_err() { return },
-                Ok(()) = drain.changed() => {
-                    let state = *drain.borrow_and_update();
-                    if self.announce_drain(state).await.is_err() { return }
-                }
-                () = self.connection.cancel.cancelled() => return,
+        };
+        match ended {
+            Ended::Gone => {}
+            Ended::Stalled => {
+                self.connection.fail(STALLED);
+                self.close(STALLED.0, STALLED.1).await;
             }
         }
     }
 
+    /// What is due by the clock, one round, and when that gave nothing, a flush and a rest. A busy socket is pinged like any
+    /// other: else a client that reads a flood would be taken for dead.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        if self.connection.cancel.is_cancelled() {
+            return Err(Ended::Gone);
+        }
+        if self.next_ping <= Instant::now() {
+            self.next_ping = Instant::now() + self.connection.settings.ping_every;
+            self.put(Message::Ping(Bytes::new())).await?;
+        }
+        if self.drain.has_changed().unwrap_or(false) {
+            let state = *self.drain.borrow_and_update();
+            self.announce_drain(state).await?;
+        }
+        if self.round().await? {
+            tokio::task::consume_budget().await;
+            return Ok(());
+        }
+        self.flush().await?;
+        let wake = self.connection.wake.clone();
+        tokio::select! {
+            out = self.queue.recv() => match out {
+                Some(out) => self.put_out(out).await,
+                None => Err(Ended::Gone),
+            },
+            () = wake.notified() => Ok(()),
+            () = sleep_until(self.next_ping) => Ok(()),
+            Ok(()) = self.drain.changed() => {
+                let state = *self.drain.borrow_and_update();
+                self.announce_drain(state).await
+            }
+            () = self.connection.cancel.cancelled() => Err(Ended::Gone),
+        }
+    }
+
     /// One round: every answer and all news, then one message of each job. Says whether there may be more.
-    async fn round(&mut self) -> Result<bool, Gone> {
+    async fn round(&mut self) -> Result<bool, Ended> {
         let mut busy = false;
         while let Ok(out) = self.queue.try_recv() {
             self.put_out(out).await?;
@@ -159,7 +191,7 @@ impl Writer {
         Some(message)
     }
 
-    async fn put_out(&mut self, out: Out) -> Result<(), Gone> {
+    async fn put_out(&mut self, out: Out) -> Result<(), Ended> {
         match out {
             Out::Answer(answer) => self.put(text(answer)).await,
             Out::Follow(answer, followers) => {
@@ -183,15 +215,24 @@ impl Writer {
                 }
             }
             Out::Close(code, reason) => {
-                let frame = CloseFrame { code, reason: reason.into() };
-                // A peer that does not read our goodbye goes without.
-                let _ = timeout(GOODBYE, async { self.sink.send(Message::Close(Some(frame))).await }).await;
-                Err(Gone)
+                self.close(code, reason).await;
+                Err(Ended::Gone)
             }
         }
     }
 
-    async fn put_news(&mut self, news: News) -> Result<(), Gone> {
+    /// The last frame. A peer that does not read our goodbye goes without.
+    async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code, reason: reason.into() };
+        let goodbye = async {
+            // Where the peer said goodbye first, ours is the library's answer, and only needs to be sent.
+            let _ = self.sink.send(Message::Close(Some(frame))).await;
+            self.sink.close().await
+        };
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+
+    async fn put_news(&mut self, news: News) -> Result<(), Ended> {
         match news {
             News::Follow(job) => {
                 let follower = self.connection.mute(job);
@@ -209,15 +250,16 @@ impl Writer {
     /// The viewers of a lost session go on as observers.
     fn demote(&self, session: SessionId) {
         let mut table = self.connection.followers.lock();
-        let lost = |f: &&mut Follower| f.job.card.session == session && f.viewer.kind() == ViewKind::Write;
+        let lost = |f: &&mut Follower| f.job.card.session == session;
         for follower in table.list.iter_mut().filter(lost) {
-            // Becoming an observer is always possible.
-            let _ = follower.viewer.become_kind(ViewKind::Observe);
+            if follower.viewer.kind() == ViewKind::Write {
+                follower.viewer.become_kind(ViewKind::Observe);
+            }
             follower.may_write(false, &self.connection.wake);
         }
     }
 
-    async fn announce_drain(&mut self, state: Drain) -> Result<(), Gone> {
+    async fn announce_drain(&mut self, state: Drain) -> Result<(), Ended> {
         match state {
             Drain::Draining { deadline } => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -228,12 +270,12 @@ impl Writer {
     }
 
     /// Hands a message to the socket; waits while its buffers are full.
-    async fn put(&mut self, message: Message) -> Result<(), Gone> {
+    async fn put(&mut self, message: Message) -> Result<(), Ended> {
         let connection = self.connection.clone();
         guarded(&connection, self.sink.feed(message)).await
     }
 
-    async fn flush(&mut self) -> Result<(), Gone> {
+    async fn flush(&mut self) -> Result<(), Ended> {
         let connection = self.connection.clone();
         guarded(&connection, self.sink.flush()).await
     }
@@ -244,21 +286,21 @@ impl Writer {
 async fn guarded(
     connection: &Connection,
     write: impl Future<Output = Result<(), axum::Error>>,
-) -> Result<(), Gone> {
+) -> Result<(), Ended> {
     let mut write = std::pin::pin!(write);
     if let std::task::Poll::Ready(done) = futures_util::poll!(&mut write) {
-        return done.map_err(|_| Gone);
+        return done.map_err(|_| Ended::Gone);
     }
     let impatient = connection.followers.lock().list.iter().any(|f| !f.windowed);
     tokio::select! {
         done = write => {
             connection.life.touch();
-            done.map_err(|_| Gone)
+            done.map_err(|_| Ended::Gone)
         }
         () = sleep(connection.settings.stall), if impatient => {
             tracing::info!(connection = %connection.link.id(), "a viewer without a window stalled: ending the connection");
-            Err(Gone)
+            Err(Ended::Stalled)
         }
-        () = connection.cancel.cancelled() => Err(Gone),
+        () = connection.cancel.cancelled() => Err(Ended::Gone),
     }
 }

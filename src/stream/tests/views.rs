@@ -5,16 +5,43 @@ use crate::domain::GapReason;
 use crate::stream::{AckError, BeyondSent};
 
 #[test]
-fn a_job_has_one_write_viewer() {
+fn a_job_has_one_write_viewer_and_a_new_one_makes_the_old_an_observer() {
     let output = Output::new(terms(Overflow::Block, 4096));
     let mut first = view(&output, ViewKind::Write, None);
-    assert_eq!(try_view(&output, ViewKind::Write, &[], None).err(), Some(ViewError::WriterTaken));
-    let mut second = view(&output, ViewKind::Observe, None);
-    assert_eq!(second.become_kind(ViewKind::Write), Err(ViewError::WriterTaken));
-    first.become_kind(ViewKind::Observe).unwrap();
-    second.become_kind(ViewKind::Write).unwrap();
-    drop(second);
-    first.become_kind(ViewKind::Write).unwrap();
+    let mut second = view(&output, ViewKind::Write, None);
+    assert_eq!((first.kind(), second.kind()), (ViewKind::Observe, ViewKind::Write));
+    first.become_kind(ViewKind::Write);
+    assert_eq!((first.kind(), second.kind()), (ViewKind::Write, ViewKind::Observe));
+    second.become_kind(ViewKind::Observe);
+    assert_eq!(first.kind(), ViewKind::Write);
+}
+
+#[test]
+fn what_a_broken_write_viewer_has_not_got_is_kept_for_its_next_or_until_forgiven() {
+    let output = Output::new(terms(Overflow::Block, 64 * 1024));
+    let print_all = |output: &Output| {
+        print(output, Source::Stdout, 50_000);
+        [Source::Stdout, Source::Stderr].iter().for_each(|source| output.end(*source));
+    };
+    let mut first = view(&output, ViewKind::Write, Some(4096));
+    print_all(&output);
+    take_all(&mut first);
+    first.break_off();
+    assert!(!output.shrink_to_tail(100), "its owner may come back");
+    let mut next = view(&output, ViewKind::Write, None);
+    assert!(!output.shrink_to_tail(100));
+    let got: usize = take_all(&mut next).iter().map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!(got, 50_000);
+    next.break_off();
+    assert!(output.shrink_to_tail(100), "it had everything");
+
+    let output = Output::new(terms(Overflow::Block, 64 * 1024));
+    let never_read = view(&output, ViewKind::Write, None);
+    print_all(&output);
+    never_read.break_off();
+    assert!(!output.shrink_to_tail(100));
+    output.forgive();
+    assert!(output.shrink_to_tail(100));
 }
 
 #[test]

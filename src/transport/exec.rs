@@ -1,0 +1,312 @@
+//! `POST /v1/exec`: one command by one HTTP request.
+//!
+//! The body is that of `job.start`, with `stdin_data`. The answer is what a WebSocket would get, one JSON text a line: the
+//! answer to `job.start`, then the job's notifications up to `job.closed`. With `?wait=true` it is one JSON object, with
+//! as much of the output as its rings hold.
+//!
+//! The request is the connection: it owns a session of its own, and when it is dropped, the session ends and with it the
+//! job. A blank line (white space before a JSON text means nothing) is sent whenever nothing was for a while; writing is
+//! what notices a peer that is gone. What waits to be sent is one line, besides what the socket takes.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::ws::Message;
+use axum::extract::{ConnectInfo, Extension, RawQuery, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, interval_at, timeout};
+
+use crate::domain::{ConnectionId, Failure, Origin, RequestId, Transport};
+use crate::rpc::method::Exec;
+use crate::rpc::{self, Id, event, outcome};
+use crate::session::{Caller, Drain, Job, Link, SessionRequest};
+use crate::stream::{Plane as Cut, Stdin, StdinRefused, View, ViewKind, Viewer};
+
+use super::auth::{Identified, OnExpiry, Standing};
+use super::connection::Plane;
+use super::doorstep::Guest;
+use super::follower::Follower;
+use super::router::{Gateway, text};
+use super::{jobs, views};
+
+/// How long a body may take to come: long enough for 1 MiB over a slow line.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// How the answer is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Line by line, as it happens.
+    Lines,
+    /// One object at the end.
+    Whole,
+}
+
+/// `POST /v1/exec`.
+pub(super) async fn exec(
+    State(gateway): State<Gateway>,
+    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(request_id): Extension<RequestId>,
+    Extension(guest): Extension<Guest>,
+    identified: Identified,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Response {
+    let caller = Caller {
+        principal: identified.principal.clone(),
+        origin: Origin { address: peer.ip(), transport: Transport::Http },
+    };
+    let ends = Ends { standing: gateway.access.standing(identified), _guest: guest };
+    let body = match body(request, gateway.settings.max_message).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let begun = async {
+        let manner = manner(query.as_deref())?;
+        let exec = rpc::decode_exec(&body, &rpc::Limits::default())?;
+        Execution::begin(&gateway, &caller, exec, ends).await.map(|execution| (manner, execution))
+    };
+    match begun.await {
+        Ok((manner, execution)) => execution.answer(manner),
+        Err(failure) => refused(&failure, &request_id),
+    }
+}
+
+fn manner(query: Option<&str>) -> Result<Manner, Failure> {
+    match query {
+        None | Some("" | "wait=false") => Ok(Manner::Lines),
+        Some("wait=true") => Ok(Manner::Whole),
+        Some(_) => Err(Failure::InvalidParams("the query may be wait=true or wait=false".to_owned())),
+    }
+}
+
+async fn body(request: Request, most: usize) -> Result<Bytes, Response> {
+    match timeout(BODY_TIME, to_bytes(request.into_body(), most)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let message = format!("the body is larger than {most} bytes, or broke off");
+            Err(text(StatusCode::PAYLOAD_TOO_LARGE, &message))
+        }
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+    }
+}
+
+fn refused(failure: &Failure, request_id: &RequestId) -> Response {
+    tracing::debug!(%request_id, ?failure, "refused");
+    let status = StatusCode::from_u16(rpc::http_status(failure)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = rpc::error(Some(&Id::Null), failure, request_id) + "\n";
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    let wait = match failure {
+        Failure::RateLimited { retry_after, .. } | Failure::Unavailable { retry_after, .. } => {
+            retry_after.as_secs() + 1
+        }
+        _ if status == StatusCode::SERVICE_UNAVAILABLE => 1,
+        _ => return response,
+    };
+    response.headers_mut().insert(header::RETRY_AFTER, wait.into());
+    response
+}
+
+/// A running job and the request that owns it. Dropping it ends the session, and the session ends the job.
+struct Execution {
+    gateway: Gateway,
+    _leash: Leash,
+    job: Arc<Job>,
+    wake: Arc<Notify>,
+    ends: Ends,
+}
+
+/// What the request stands on: its credential, and its place among the connections.
+struct Ends {
+    standing: Standing,
+    _guest: Guest,
+}
+
+/// The sessions' end of the request. Dropping it is its disconnect.
+struct Leash {
+    link: Arc<Link>,
+    gateway: Gateway,
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        let link = self.link.clone();
+        self.gateway.tracker.spawn(async move { link.close().await });
+    }
+}
+
+impl Execution {
+    async fn begin(gateway: &Gateway, caller: &Caller, exec: Exec, ends: Ends) -> Result<Self, Failure> {
+        let mut bits = [0; 16];
+        getrandom::fill(&mut bits)
+            .map_err(|e| Failure::Internal(format!("the kernel gave no randomness: {e}")))?;
+        let wake = Arc::new(Notify::new());
+        let link = Link::new(ConnectionId::from_bits(u128::from_ne_bytes(bits)), wake.clone());
+        let leash = Leash { link, gateway: gateway.clone() };
+        let session = gateway.core.open(caller, SessionRequest::default(), &leash.link).await?.session;
+        let job = session.start(jobs::request(exec.start), &leash.link).await?;
+        if let Some(stdin) = &job.stdin {
+            gateway.tracker.spawn(feed(stdin.clone(), exec.stdin));
+        }
+        Ok(Self { gateway: gateway.clone(), _leash: leash, job, wake, ends })
+    }
+
+    /// The response, whose body is given out by a task of the tracker. The task ends with the job, or when the body is
+    /// dropped, stalls, or the server stops.
+    fn answer(self, manner: Manner) -> Response {
+        let (sender, mut lines) = mpsc::channel(1);
+        let kind = match manner {
+            Manner::Lines => "application/x-ndjson",
+            Manner::Whole => "application/json",
+        };
+        self.gateway.tracker.clone().spawn(async move {
+            let out = Outlet { sender, stall: self.gateway.settings.stall };
+            let given = match manner {
+                Manner::Lines => self.lines(&out).await,
+                Manner::Whole => self.whole(&out).await,
+            };
+            if given.is_err() {
+                tracing::info!(job = %self.job.card.id, "the request was dropped: its job ends");
+            }
+        });
+        let body = futures_util::stream::poll_fn(move |context| {
+            lines.poll_recv(context).map(|line| line.map(Ok::<_, Infallible>))
+        });
+        let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")];
+        (headers, Body::from_stream(body)).into_response()
+    }
+
+    async fn lines(&self, out: &Outlet) -> Result<(), Gone> {
+        out.give(rpc::result(&Id::Null, views::job(&self.job).executed())).await?;
+        let viewer = self.view(ViewKind::Write)?;
+        let mut follower = Follower::new(self.job.clone(), 0, viewer, false, &self.wake);
+        let mut drain = self.gateway.core.drain();
+        loop {
+            match follower.next(Plane::Json, self.gateway.settings.frame) {
+                Some(Message::Text(line)) => out.give(line.as_str().to_owned()).await?,
+                Some(_) => {}
+                None if follower.is_done() => return Ok(()),
+                None => {
+                    tokio::select! {
+                        () = self.quiet(out) => out.beat().await?,
+                        () = self.wake.notified() => {}
+                        Ok(()) = drain.changed() => {
+                            let state = *drain.borrow_and_update();
+                            if let Drain::Draining { deadline } = state {
+                                out.give(event::draining(deadline.saturating_duration_since(Instant::now()))).await?;
+                            }
+                        }
+                        gone = self.gone(out) => return gone,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn whole(&self, out: &Outlet) -> Result<(), Gone> {
+        // Reads nothing, so that the rings keep what they hold; the other one tells when they are complete.
+        let _parked = self.view(ViewKind::Observe)?;
+        let mut ends = self.view(ViewKind::Muted)?;
+        self.job.listen(&self.wake);
+        while self.job.state().closed.is_none() || !ends.is_through() {
+            while ends.next(1, &mut Vec::new()).is_some() {}
+            if self.job.state().closed.is_some() && ends.is_through() {
+                break;
+            }
+            tokio::select! {
+                () = self.quiet(out) => out.beat().await?,
+                () = self.wake.notified() => {}
+                gone = self.gone(out) => return gone,
+            }
+        }
+        self.outcome(out).await
+    }
+
+    /// The object, a piece at a time: at most one stream's ring is copied.
+    async fn outcome(&self, out: &Outlet) -> Result<(), Gone> {
+        let streams = self.job.output.status();
+        let totals: Vec<_> = streams.iter().map(|s| (s.stream, s.next, s.oldest)).collect();
+        out.put(outcome::head(views::job(&self.job).value(), &totals)).await?;
+        for status in streams {
+            let bytes = self.job.output.tail(status.stream, usize::MAX);
+            for piece in outcome::pieces(status.stream, &bytes) {
+                out.put(piece).await?;
+            }
+        }
+        out.put("}\n".to_owned()).await
+    }
+
+    fn view(&self, kind: ViewKind) -> Result<Viewer, Gone> {
+        let view = View { from: &[], kind, plane: Cut::Text, window: None };
+        self.job.output.view(view, self.wake.clone()).map_err(|_| Gone)
+    }
+
+    /// Nothing was sent for as long as between two pings.
+    async fn quiet(&self, _out: &Outlet) {
+        let every = self.gateway.settings.ping_every;
+        interval_at(Instant::now() + every, every).tick().await;
+    }
+
+    /// The reader of the body went away, or the server stops.
+    async fn gone(&self, out: &Outlet) -> Result<(), Gone> {
+        tokio::select! {
+            () = out.sender.closed() => Err(Gone),
+            () = self.gateway.stop.cancelled() => Ok(()),
+            () = self.ends.standing.clone().over(), if self.ends.standing.on_expiry() == OnExpiry::End => Err(Gone),
+        }
+    }
+}
+
+/// Nobody reads the answer any more.
+#[derive(Debug)]
+struct Gone;
+
+/// The way to the socket.
+struct Outlet {
+    sender: mpsc::Sender<Bytes>,
+    stall: Duration,
+}
+
+impl Outlet {
+    /// A line.
+    async fn give(&self, mut line: String) -> Result<(), Gone> {
+        line.push('\n');
+        self.put(line).await
+    }
+
+    async fn beat(&self) -> Result<(), Gone> {
+        self.put("\n".to_owned()).await
+    }
+
+    /// Waits until the socket takes it, but not for ever.
+    async fn put(&self, text: String) -> Result<(), Gone> {
+        match timeout(self.stall, self.sender.send(text.into())).await {
+            Ok(sent) => sent.map_err(|_| Gone),
+            Err(_) => Err(Gone),
+        }
+    }
+}
+
+/// Gives the job all of its input as it takes it, then the end. Owned by the tracker; ends when all is taken, or when the
+/// job closes its side or ends.
+async fn feed(stdin: Stdin, data: Vec<u8>) {
+    let room = Arc::new(Notify::new());
+    let _watch = stdin.watch(&room);
+    let mut left = data.as_slice();
+    loop {
+        let free = usize::try_from(stdin.credit().free).unwrap_or(usize::MAX);
+        let (next, rest) = left.split_at(free.min(left.len()));
+        let last = rest.is_empty();
+        match stdin.offer(None, next, last) {
+            Ok(_) if last => return,
+            Ok(_) => left = rest,
+            Err(StdinRefused::Closed) => return,
+            Err(StdinRefused::Busy { .. } | StdinRefused::WrongOffset { .. }) => {}
+        }
+        room.notified().await;
+    }
+}
