@@ -109,3 +109,122 @@ fn ten_megabytes_in_and_out_at_once_do_not_wedge() {
     assert!(child.wait().unwrap().success());
     assert!(received == bytes, "{} bytes came back", received.len());
 }
+
+#[test]
+fn the_streams_of_all_jobs_have_one_budget_which_ended_jobs_hold_until_they_are_read() {
+    // A job takes two rings of 256 KiB, an index of 128 KiB and a queue of 64 KiB while it runs, and what it really holds
+    // once it has ended: two that run fit, but not beside two that nobody has read.
+    let gateway = Gateway::with("[streams]\nbudget = \"1500KiB\"\n");
+    assert!(
+        gateway.banner.iter().any(|line| line.starts_with("memory:") && line.contains("129 MiB")),
+        "{:?}",
+        gateway.banner
+    );
+    run(async {
+        let mut client = Client::binary(&gateway).await;
+        let mut ended = Vec::new();
+        for _ in 0..2 {
+            let params = json!({"argv": ["head", "-c", "200000", "/dev/zero"], "window": 4096});
+            let started = client.call("job.start", params).await.unwrap();
+            client.event_of("job.exited", started["job"].as_str().unwrap()).await;
+            ended.push(started["job"].clone());
+        }
+        let sleep = json!({"argv": ["sleep", "1000"]});
+        start_soon(&mut client, &sleep).await;
+        let error = client.call("job.start", sleep.clone()).await.unwrap_err();
+        assert_eq!(
+            (error["data"]["kind"].as_str(), error["data"]["value"].as_u64()),
+            (Some("limit_exceeded"), Some(1_536_000))
+        );
+        // Read out, they keep their tails and give the rest back.
+        for job in ended {
+            client.call("job.detach", json!({"job": job})).await.unwrap();
+        }
+        start_soon(&mut client, &sleep).await;
+    });
+}
+
+/// Starts it as soon as there is room.
+async fn start_soon(client: &mut Client, params: &serde_json::Value) {
+    let since = std::time::Instant::now();
+    loop {
+        match client.call("job.start", params.clone()).await {
+            Ok(_) => return,
+            Err(error) => {
+                assert!(since.elapsed() < crate::support::PATIENCE, "{error}");
+                assert_eq!(error["data"]["kind"], "limit_exceeded");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_job_printed_while_its_owner_was_away_is_kept_though_it_has_ended() {
+    const BYTES: usize = 200_000;
+    let gateway = Gateway::start();
+    run(async {
+        let mut first = Client::binary(&gateway).await;
+        let open = json!({"on_disconnect": "detach", "detach_ttl_ms": 60_000});
+        let session = first.call("session.open", open).await.unwrap()["session"].clone();
+        let script = format!("read x; seq -f %015.0f 1 {}", BYTES / 16);
+        let start =
+            json!({"session": session, "argv": ["sh", "-c", script], "stdin": "pipe", "window": 4096});
+        let job = first.call("job.start", start).await.unwrap()["job"].clone();
+        first.call("job.stdin", json!({"job": job, "data": "\n"})).await.unwrap();
+        first.find("some output", |v| v["frame"]["kind"] == 1).await;
+        drop(first);
+        let mut second = Client::connect(&gateway).await;
+        second.call("session.attach", json!({"session": session, "takeover": true})).await.unwrap();
+        second.call("job.wait", json!({"job": job})).await.unwrap();
+        let attached = second.call("job.attach", json!({"job": job, "mode": "write"})).await.unwrap();
+        assert_eq!(attached["streams"]["stdout"], json!({"oldest": 0, "next": BYTES}));
+        let text = String::from_utf8(second.output(job.as_str().unwrap(), "stdout").await).unwrap();
+        let all: String = (1..=BYTES / 16).map(|n| format!("{n:015}\n")).collect();
+        assert!(text == all, "{} of {BYTES} bytes", text.len());
+    });
+}
+
+#[test]
+fn a_takeover_does_not_wait_for_a_connection_that_hangs() {
+    let gateway = Gateway::start();
+    run(async {
+        // The first owner reads nothing any more: its writer hangs in the socket and hears no news.
+        let mut hung = Client::binary(&gateway).await;
+        let open = json!({"on_disconnect": "detach", "detach_ttl_ms": 60_000});
+        let session = hung.call("session.open", open).await.unwrap()["session"].clone();
+        let job = hung.call("job.start", json!({"session": session, "argv": ["yes"]})).await.unwrap()["job"]
+            .clone();
+        let mut next = Client::connect(&gateway).await;
+        next.call("session.attach", json!({"session": session, "takeover": true})).await.unwrap();
+        next.call("job.attach", json!({"job": job, "mode": "write"})).await.unwrap();
+        next.event_of("job.output", job.as_str().unwrap()).await;
+        let killed = next.call("job.kill", json!({"job": job}));
+        // The old viewer, an observer now, keeps no answer back.
+        assert_eq!(killed.await.unwrap()["survivors"], 0);
+        drop(hung);
+    });
+}
+
+#[test]
+fn ended_jobs_keep_no_descriptor() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["true"]).await;
+        client.event_of("job.closed", &job).await;
+        let before = crate::support::proc::descriptors(gateway.pid());
+        for number in 0..60 {
+            let pty = if number % 2 == 0 { json!({"rows": 24, "cols": 80}) } else { json!(null) };
+            let mut params = json!({"argv": ["true"]});
+            if !pty.is_null() {
+                params["pty"] = pty;
+            }
+            let started = client.call("job.start", params).await.unwrap();
+            client.event_of("job.closed", started["job"].as_str().unwrap()).await;
+        }
+        crate::support::eventually(crate::support::PATIENCE, "descriptors return", || {
+            crate::support::proc::descriptors(gateway.pid()) <= before
+        });
+        assert_eq!(client.call("job.list", json!({})).await.unwrap()["jobs"].as_array().unwrap().len(), 61);
+    });
+}

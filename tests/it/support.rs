@@ -3,8 +3,11 @@
 pub mod client;
 pub mod gateway;
 pub mod guest;
+pub mod http;
 pub mod pki;
 pub mod proc;
+pub mod proxy;
+pub mod raw;
 
 pub use client::Client;
 pub use gateway::Gateway;

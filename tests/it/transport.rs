@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::support::{Client, Gateway, PATIENCE, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 
 /// A plain GET: status and body.
 pub async fn get(gateway: &Gateway, path: &str) -> (u16, String) {
@@ -195,8 +195,11 @@ fn every_response_carries_a_request_id() {
 fn connections_are_bounded_and_a_place_comes_back() {
     let gateway = Gateway::with("[limits]\nconnections = 2\n");
     run(async {
-        let first = Client::connect(&gateway).await;
-        let _second = Client::connect(&gateway).await;
+        let mut first = Client::connect(&gateway).await;
+        let mut second = Client::connect(&gateway).await;
+        for client in [&mut first, &mut second] {
+            client.call("server.info", json!({})).await.unwrap();
+        }
         assert!(Client::with(&gateway, &[]).await.is_err(), "a third connection at a limit of two");
         drop(first);
         let since = Instant::now();
@@ -204,4 +207,121 @@ fn connections_are_bounded_and_a_place_comes_back() {
             assert!(since.elapsed() < PATIENCE, "the place never came back");
         }
     });
+}
+
+#[test]
+fn a_crowd_that_says_nothing_keeps_nobody_from_the_door() {
+    const CROWD: usize = 300;
+    let gateway =
+        Gateway::with("[limits]\nunauthenticated = 16\nfirst_byte = \"10m\"\nheader_time = \"10m\"\n");
+    run(async {
+        let mut known = Client::connect(&gateway).await;
+        let before = crate::support::proc::descriptors(gateway.pid());
+        let mut crowd = Vec::new();
+        for number in 0..CROWD {
+            let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
+            if number % 2 == 0 {
+                // Half of them have begun to speak. The oldest are cut off on the way.
+                let _ = socket.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow:").await;
+            }
+            crowd.push(socket);
+        }
+        eventually(PATIENCE, "no more than the bound are kept", || {
+            crate::support::proc::descriptors(gateway.pid()) <= before + 16 + 2
+        });
+        known.call("server.info", json!({})).await.unwrap();
+        let mut newcomer = Client::connect(&gateway).await;
+        newcomer.call("server.info", json!({})).await.unwrap();
+    });
+}
+
+#[test]
+fn accept_survives_running_out_of_descriptors() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let gateway = Gateway::start();
+    run(async {
+        let mut known = Client::connect(&gateway).await;
+        let pid = Pid::from_raw(gateway.pid());
+        let now = crate::support::proc::descriptors(gateway.pid()) as u64;
+        let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let limit = |most: u64| {
+            prlimit(pid, Resource::Nofile, Rlimit { current: Some(most), maximum: hard }).unwrap()
+        };
+        let before = limit(now + 8);
+        let mut crowd = Vec::new();
+        for _ in 0..64 {
+            crowd.push(TcpStream::connect(gateway.address()).await.unwrap());
+        }
+        // Those without a place are turned away at once instead of being left in the dark.
+        let mut turned_away = 0;
+        for socket in &mut crowd {
+            let mut byte = [0];
+            if let Ok(Ok(0) | Err(_)) =
+                timeout(std::time::Duration::from_millis(500), socket.read(&mut byte)).await
+            {
+                turned_away += 1;
+            }
+            if turned_away >= 40 {
+                break;
+            }
+        }
+        assert!(turned_away >= 40, "{turned_away} of 64 were told");
+        known.call("server.info", json!({})).await.unwrap();
+        let lines = gateway.log().lines().filter(|l| l.contains("accept failed")).count();
+        assert!((1..20).contains(&lines), "{lines} lines in the log");
+        drop(crowd);
+        let mut waited = Client::with(&gateway, &[]).await;
+        let since = Instant::now();
+        while waited.is_err() && since.elapsed() < PATIENCE {
+            waited = Client::with(&gateway, &[]).await;
+        }
+        waited.expect("it recovers by itself").call("server.info", json!({})).await.unwrap();
+        prlimit(pid, Resource::Nofile, before).unwrap();
+    });
+}
+
+#[test]
+#[ignore = "long: 10 000 half-open connections beside a client at work"]
+fn ten_thousand_half_open_connections_leave_a_client_at_work_alone() {
+    const JOBS: usize = 300;
+    let gateway = Gateway::start();
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let alone = p99(&mut client, JOBS).await;
+        let address = gateway.address();
+        let crowd = tokio::spawn(async move {
+            let mut held = std::collections::VecDeque::new();
+            for number in 0..10_000 {
+                let mut socket = TcpStream::connect(&address).await.unwrap();
+                if number % 2 == 0 {
+                    let _ = socket.write_all(b"GET /v1/ws HTTP/1.1\r\nHost:").await;
+                }
+                held.push_back(socket);
+                if held.len() > 400 {
+                    held.pop_front();
+                }
+                if number % 20 == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            }
+        });
+        let beside = p99(&mut client, JOBS).await;
+        crowd.await.unwrap();
+        eprintln!(
+            "p99 of `true`, start to closed: {alone:?} alone, {beside:?} beside 10 000 half-open connections"
+        );
+        assert!(beside < alone * 2);
+    });
+}
+
+async fn p99(client: &mut Client, jobs: usize) -> std::time::Duration {
+    let mut times = Vec::new();
+    for _ in 0..jobs {
+        let since = Instant::now();
+        let job = client.start(&["true"]).await;
+        client.event_of("job.closed", &job).await;
+        times.push(since.elapsed());
+    }
+    times.sort();
+    times[jobs * 99 / 100]
 }

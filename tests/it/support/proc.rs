@@ -83,3 +83,10 @@ pub fn groups_of(banner: &[String]) -> Vec<PathBuf> {
     }
     found
 }
+
+/// Bytes the process has written in all.
+pub fn written(pid: i32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap_or("0");
+    line.parse().unwrap_or(0)
+}
