@@ -221,11 +221,16 @@ fn a_viewer_with_a_window_may_stall_as_long_as_it_answers_pings() {
         let started = client.call("job.start", json!({"argv": ["yes"], "window": 65536})).await.unwrap();
         let channel = started["channel"].as_u64().unwrap() as u32;
         // Takes its window and acknowledges nothing, like a pager whose reader has gone for coffee; pings are answered.
-        let since = Instant::now();
+        let payload =
+            |message: &serde_json::Value| message["frame"]["payload"].as_array().map_or(0, Vec::len);
         let mut got = 0;
+        while got < 65536 {
+            got += payload(&client.next().await.unwrap());
+        }
+        let since = Instant::now();
         while since.elapsed() < Duration::from_secs(2) {
             match tokio::time::timeout(Duration::from_millis(100), client.next()).await {
-                Ok(Some(message)) => got += message["frame"]["payload"].as_array().map_or(0, Vec::len),
+                Ok(Some(message)) => got += payload(&message),
                 Ok(None) => panic!("it was cut off after {:?}", since.elapsed()),
                 Err(_) => {}
             }

@@ -184,6 +184,11 @@ impl Client {
         }
     }
 
+    /// Forgets what was seen and not asked for.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+
     /// Reads to the end of the connection and returns the close code.
     pub async fn close_code(&mut self) -> Option<u64> {
         while let Some(message) = self.next().await {
