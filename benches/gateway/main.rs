@@ -7,6 +7,9 @@
 //! `cargo bench --bench gateway [MiB a round] [rounds]`
 
 #![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
