@@ -46,7 +46,8 @@ impl Gateway {
         let file = directory.path().join("bench.toml");
         let config = format!(
             "[limits]\n{limits}\n[policy.rules]\nmodule = \"builtin:command-rules\"\nsettings = {{ preset = \"developer\" }}\n\
-             [policy.quota]\nmodule = \"builtin:session-quota\"\n[log]\nlevel = \"warn\"\n"
+             [policy.quota]\nmodule = \"builtin:session-quota\"\n\
+             settings = {{ sessions = {{ subject = 20000 }}, jobs = {{ subject = 20000 }} }}\n[log]\nlevel = \"warn\"\n"
         );
         std::fs::write(&file, config).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_execgate"))
