@@ -372,3 +372,47 @@ fn a_batch_is_answered_as_a_batch_and_notifications_not_at_all() {
         client.call("server.info", json!({})).await.unwrap();
     });
 }
+
+#[test]
+fn control_has_a_defined_answer_in_every_state() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["sleep", "1000"]).await;
+        let of = json!({"job": job});
+        assert_eq!(
+            client.call("job.resume", of.clone()).await.unwrap()["paused"],
+            false,
+            "resuming what runs"
+        );
+        for _ in 0..2 {
+            assert_eq!(client.call("job.pause", of.clone()).await.unwrap()["paused"], true);
+        }
+        for _ in 0..2 {
+            assert_eq!(client.call("job.resume", of.clone()).await.unwrap()["paused"], false);
+        }
+        assert_eq!(
+            client.refused("job.resize", json!({"job": job, "rows": 1, "cols": 1})).await,
+            "invalid_params"
+        );
+        assert_eq!(
+            client.refused("job.signal", json!({"job": job, "signal": "INT", "target": "foreground"})).await,
+            "invalid_params"
+        );
+        for name in ["SIGNOTHING", "9", "sigterm", ""] {
+            let params = json!({"job": job, "signal": name});
+            assert_eq!(client.refused("job.signal", params).await, "invalid_params", "{name:?}");
+        }
+        let kills = [client.send("job.kill", of.clone()).await, client.send("job.kill", of.clone()).await];
+        for kill in kills {
+            match client.answer(kill).await {
+                Ok(killed) => assert_eq!(killed["survivors"], 0),
+                Err(error) => assert_eq!(error["data"]["kind"], "finished"),
+            }
+        }
+        for method in ["job.kill", "job.stop", "job.pause", "job.resume"] {
+            assert_eq!(client.refused(method, of.clone()).await, "finished", "{method}");
+        }
+        assert_eq!(client.refused("job.signal", json!({"job": job, "signal": "KILL"})).await, "finished");
+    });
+}

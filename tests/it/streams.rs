@@ -230,3 +230,43 @@ fn ended_jobs_keep_no_descriptor() {
         assert_eq!(client.call("job.list", json!({})).await.unwrap()["jobs"].as_array().unwrap().len(), 61);
     });
 }
+
+#[test]
+fn output_comes_in_pieces_no_larger_than_a_frame_in_either_plane() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut binary = Client::binary(&gateway).await;
+        let started =
+            binary.call("job.start", json!({"argv": ["head", "-c", "1000000", "/dev/zero"]})).await.unwrap();
+        let (mut total, mut largest) = (0, 0);
+        loop {
+            let message = binary.next().await.unwrap();
+            let piece = message["frame"]["payload"].as_array().map_or(0, Vec::len);
+            (total, largest) = (total + piece, largest.max(piece));
+            if message["method"] == "job.closed" {
+                assert_eq!(message["params"]["job"], started["job"]);
+                break;
+            }
+        }
+        assert!(total == 1_000_000 && largest <= 64 * 1024, "{total} {largest}");
+        let mut text = Client::connect(&gateway).await;
+        let job = text.sh("yes \u{20ac} | head -c 1000000").await;
+        let mut whole = 0;
+        while whole < 1_000_000 {
+            let piece = text.event_of("job.output", &job).await;
+            assert_eq!(piece["offset"], json!(whole));
+            let bytes = piece["data"].as_str().map_or_else(
+                || {
+                    use base64::Engine as _;
+                    base64::engine::general_purpose::STANDARD
+                        .decode(piece["data_b64"].as_str().unwrap())
+                        .unwrap()
+                        .len()
+                },
+                str::len,
+            );
+            assert!(bytes <= 64 * 1024);
+            whole += bytes;
+        }
+    });
+}

@@ -325,3 +325,28 @@ async fn p99(client: &mut Client, jobs: usize) -> std::time::Duration {
     times.sort();
     times[jobs * 99 / 100]
 }
+
+#[test]
+fn slow_readers_of_pages_starve_nobody_and_hold_no_more_than_their_places() {
+    let gateway = Gateway::with("[limits]\nunauthenticated = 16\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let before = crate::support::proc::descriptors(gateway.pid());
+        let request = "GET /v1/openrpc.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
+        let mut slow = Vec::new();
+        for _ in 0..40 {
+            // Asks for megabytes of pages and reads none of them.
+            let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
+            let _ = timeout(std::time::Duration::from_millis(50), socket.write_all(request.as_bytes())).await;
+            slow.push(socket);
+        }
+        for number in 0..20 {
+            let job = client.start(&["echo", &number.to_string()]).await;
+            assert_eq!(client.output(&job, "stdout").await, format!("{number}\n").as_bytes());
+        }
+        assert_eq!(get(&gateway, "/livez").await.0, 200);
+        eventually(PATIENCE, "no more than the bound are kept", || {
+            crate::support::proc::descriptors(gateway.pid()) <= before + 16 + 2
+        });
+    });
+}
