@@ -227,31 +227,45 @@ fn a_thousand_runs_behind_a_bad_network_lose_and_leave_nothing() {
     behind_a_bad_network(1000, 8);
 }
 
-/// S5: disconnects at random points of a long output, and resumes.
+/// S5: disconnects at random points of a long output, and resumes; of one job after another until there were so many.
 fn resumes(bytes: u64, times: u64) {
-    const WINDOW: u32 = 131_072;
     let gateway = Gateway::with(FREE);
     run(async {
-        let (mut tally, mut dice, token) = (Tally::default(), Dice::new(bytes), gateway.token());
-        let since = Instant::now();
-        let lines = bytes / LINE;
-        loop {
-            let mut visit = Visit::begin(&gateway.address(), &token, &mut tally).await.unwrap();
-            let (_, channel) = visit.resume("s5", lines, WINDOW).await.unwrap();
-            let most = dice.below(2 * bytes / times) + 1;
-            if visit.read(channel, WINDOW, most).await.unwrap() {
-                break;
-            }
+        let mut dice = Dice::new(bytes);
+        let (since, mut all, mut jobs) = (Instant::now(), Tally::default(), 0);
+        while all.visits < times {
+            let tally = resumed(&gateway, &mut dice, jobs, bytes, times).await;
+            all.visits += tally.visits;
+            all.next += tally.next;
+            all.lost += tally.lost;
+            all.gaps += tally.gaps;
+            jobs += 1;
         }
-        assert_eq!(tally.next, lines * LINE);
         eprintln!(
-            "{} connections over {bytes} bytes in {:?}: 0 lost or doubled; {} bytes in {} announced gaps",
-            tally.visits,
+            "{} connections over {} bytes of {jobs} jobs in {:?}: 0 lost or doubled; {} bytes in {} announced gaps",
+            all.visits,
+            all.next,
             since.elapsed(),
-            tally.lost,
-            tally.gaps
+            all.lost,
+            all.gaps
         );
     });
+}
+
+async fn resumed(gateway: &Gateway, dice: &mut Dice, job: u64, bytes: u64, times: u64) -> Tally {
+    const WINDOW: u32 = 131_072;
+    let (mut tally, token, lines) = (Tally::default(), gateway.token(), bytes / LINE);
+    loop {
+        let mut visit = Visit::begin(&gateway.address(), &token, &mut tally).await.unwrap();
+        let (session, channel) = visit.resume(&format!("s5-{job}"), lines, WINDOW).await.unwrap();
+        let most = dice.below(2 * bytes / times) + 1;
+        if visit.read(channel, WINDOW, most).await.unwrap() {
+            visit.call("session.close", json!({"session": session})).await.unwrap();
+            break;
+        }
+    }
+    assert_eq!(tally.next, lines * LINE);
+    tally
 }
 
 #[test]
