@@ -44,7 +44,7 @@ pub(super) fn bound(setup: &Setup) -> u64 {
     let guests = setup.policy.policies.iter().map(|policy| policy.memory).max().unwrap_or_default();
     [
         resident().unwrap_or_default(),
-        session.streams.bound(session.max_ended as u64),
+        session.streams.budget,
         connection.saturating_mul(number(transport.max_connections)),
         SESSION.saturating_mul(session.max_sessions.into()),
         guests.saturating_mul(number(setup.policy.pool)),

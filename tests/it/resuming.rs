@@ -18,7 +18,7 @@ use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
 const LINE: u64 = 16;
 /// No rate stands in the way.
 const FREE: &str = "[limits]\nrequests_per_second = 1000000\nended_jobs = 1000\n[policy.rules]\n\
-                    module = \"builtin:command-rules\"\nsettings = { preset = \"developer\" }\n[policy.quota]\n\
+                    module = \"builtin:command-rules\"\nbudget = \"1s\"\nsettings = { preset = \"developer\" }\n[policy.quota]\n\
                     module = \"builtin:session-quota\"\n";
 
 /// The connection is of no more use.
