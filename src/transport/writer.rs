@@ -215,6 +215,10 @@ impl Writer {
                 }
             }
             Out::Close(code, reason) => {
+                // What happened before the goodbye is told before it.
+                for news in self.connection.link.take_news() {
+                    self.put_news(news).await?;
+                }
                 self.close(code, reason).await;
                 Err(Ended::Gone)
             }
