@@ -71,6 +71,7 @@ async fn start(warden: &Warden, job: JobId) -> [Duration; 3] {
         session: SessionId::from_bits(1),
         program: "/bin/true".into(),
         cwd: Some("/".into()),
+        confine: Vec::new(),
         identity: None,
     };
     let prepared = warden.prepare(prepare).await.unwrap();

@@ -17,8 +17,8 @@ mod units;
 pub use environment::Environment;
 pub use layers::{Sources, load};
 pub use raw::{
-    AllowEnv, Auto, CertificateTable, ForcedTier, IdentityOf, JwtTable, LogFormat, ModeWord, OnExpiryWord,
-    Overflow, PolicyTable, Raw, Require, Sync, TenantTable, TokenTable,
+    AllowEnv, Auto, CertificateTable, ForcedTier, IdentityOf, JwtTable, LogFormat, ModeWord, NetworkWord,
+    OnExpiryWord, Overflow, PolicyTable, ProfileTable, Raw, Require, Sync, TenantTable, TokenTable,
 };
 pub use schema::schema;
 pub use show::{changed, show, show_json};

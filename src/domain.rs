@@ -14,8 +14,8 @@ pub use command::{
     Command, Executable, Facts, FileIdentity, Interpreter, Resolved, Script, Terminal, TerminalSize,
 };
 pub use event::{
-    Containment, EndReason, ExitStatus, GapReason, Signal, SignalTarget, StreamName, StreamTotals, Tier,
-    Usage,
+    Breach, Containment, EndReason, ExitStatus, GapReason, Signal, SignalTarget, StreamName, StreamTotals,
+    Tier, Usage,
 };
 pub use failure::{Denied, Failure, SpawnStage};
 pub use ids::{ConnectionId, DecisionId, JobId, RequestId, SessionId};

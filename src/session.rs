@@ -65,6 +65,8 @@ pub struct Settings {
     pub job_limits: BTreeMap<Arc<str>, JobLimits>,
     /// How many sessions and jobs a tenant may have, by tenant; the tenant `*` stands for every other.
     pub tenant_counts: BTreeMap<Arc<str>, TenantCounts>,
+    /// Profiles that confine every job, by tenant; the tenant `*` stands for every other.
+    pub confine: BTreeMap<Arc<str>, Vec<String>>,
     /// From TERM to KILL at shutdown.
     pub kill_grace: Duration,
     /// How long an ended job can still be asked about.
@@ -104,6 +106,11 @@ impl Settings {
     /// How many the principal's tenant may have.
     pub(crate) fn counts(&self, principal: &Principal) -> TenantCounts {
         by_tenant(&self.tenant_counts, principal).copied().unwrap_or_default()
+    }
+
+    /// The profiles that confine the principal's jobs, beside `base`.
+    pub(crate) fn confine(&self, principal: &Principal) -> &[String] {
+        by_tenant(&self.confine, principal).map_or(&[], Vec::as_slice)
     }
 
     /// The operator's ceilings for the principal's jobs.

@@ -2,8 +2,14 @@
 
 use std::fmt::Display;
 
-use super::raw::{IdentityOf, JwtTable, Raw};
+use super::raw::{IdentityOf, JwtTable, Raw, TenantLimits};
 use super::{Auto, Cap, ConfigFailure, Time};
+
+/// Profiles that need no table.
+const BUILT_IN: [&str; 2] = ["base", "offline"];
+
+/// Most roots of one profile: each is opened at every start of a job that has it.
+const MAX_ROOTS: usize = 64;
 
 /// # Errors
 /// The first rule that is broken.
@@ -23,6 +29,7 @@ pub(super) fn whole(raw: &Raw) -> Result<(), ConfigFailure> {
     })?;
     numbers(raw)?;
     admin_door(raw)?;
+    profiles(raw)?;
     public(raw)
 }
 
@@ -33,12 +40,13 @@ fn refuse<T>(message: impl Display) -> Result<T, ConfigFailure> {
 fn names(raw: &Raw) -> Result<(), ConfigFailure> {
     let tenants = raw.tenant.keys().map(|n| ("tenant", n)).filter(|(_, n)| *n != "*");
     let policies = raw.policy.keys().map(|n| ("policy", n));
+    let profiles = raw.profile.keys().map(|n| ("profile", n));
     let tokens = raw.auth.token.keys().map(|n| ("auth.token", n));
     let of_tokens = raw.auth.token.values().map(|t| ("auth.token.*.tenant", &t.tenant));
     let certificates = raw.auth.mtls.values().map(|c| ("auth.mtls.*.tenant", &c.tenant));
     let of_all = raw.auth.jwt.iter().filter_map(|jwt| jwt.tenant.as_ref()).map(|n| ("auth.jwt.tenant", n));
-    let all = tenants.chain(policies).chain(tokens).chain(of_tokens).chain(certificates).chain(of_all);
-    for (table, name) in all {
+    let configured = tenants.chain(policies).chain(profiles).chain(tokens);
+    for (table, name) in configured.chain(of_tokens).chain(certificates).chain(of_all) {
         if !is_name(name) {
             return refuse(format!("{table}: {name:?} is no name; use a-z, 0-9 and -, at most 63"));
         }
@@ -113,11 +121,73 @@ fn jwt(jwt: &JwtTable) -> Result<(), ConfigFailure> {
 }
 
 fn identity(tenant: &str, identity: &IdentityOf) -> Result<(), ConfigFailure> {
+    if [identity.uid, identity.gid].contains(&Some(u32::MAX)) {
+        return refuse(format!("tenant.{tenant}.identity: {} is no id, but means \"unchanged\"", u32::MAX));
+    }
     match (&identity.user, identity.uid, identity.gid) {
         (Some(_), None, None) if identity.groups.is_none() => Ok(()),
         (None, Some(_), Some(_)) => Ok(()),
         _ => refuse(format!("tenant.{tenant}.identity: either `user`, or `uid` and `gid` (and `groups`)")),
     }
+}
+
+fn ceilings(raw: &Raw, tenant: &str, limits: &TenantLimits) -> Result<(), ConfigFailure> {
+    for (key, own, all) in
+        [("sessions", limits.sessions, raw.limits.sessions), ("jobs", limits.jobs, raw.limits.jobs)]
+    {
+        if let Some(Cap::At(own)) = own
+            && own > all
+        {
+            return refuse(format!(
+                "tenant.{tenant}.limits.{key}: {own} is more than limits.{key} = {all} gives to all; lower it, or raise that"
+            ));
+        }
+    }
+    let no_time = |cap: Option<Cap<Time>>| cap == Some(Cap::At(Time(std::time::Duration::ZERO)));
+    let none = [
+        ("wall", no_time(limits.wall)),
+        ("cpu", no_time(limits.cpu)),
+        ("memory", limits.memory.is_some_and(|cap| cap.limit().is_some_and(|size| size.0 == 0))),
+        ("processes", limits.processes == Some(Cap::At(0))),
+    ];
+    if let Some((key, _)) = none.iter().find(|(_, none)| *none) {
+        return refuse(format!(
+            "tenant.{tenant}.limits.{key}: 0 lets no job run; leave the key out, or disable the tenant's policies"
+        ));
+    }
+    if limits.nice.is_some_and(|nice| nice > 19) {
+        return refuse(format!("tenant.{tenant}.limits.nice: 0 to 19"));
+    }
+    Ok(())
+}
+
+fn profiles(raw: &Raw) -> Result<(), ConfigFailure> {
+    for (name, profile) in &raw.profile {
+        if name == "base" {
+            return refuse(
+                "profile.base: every job has it, and nothing about it can be chosen; use another name",
+            );
+        }
+        let roots = profile.read.iter().chain(&profile.write).flatten();
+        if let Some(root) = roots.clone().find(|root| !root.is_absolute() && !root.starts_with("~")) {
+            return refuse(format!(
+                "profile.{name}: {root:?} is neither absolute nor below ~ (the job's home)"
+            ));
+        }
+        if roots.count() > MAX_ROOTS {
+            return refuse(format!("profile.{name}: at most {MAX_ROOTS} roots"));
+        }
+    }
+    for (tenant, table) in &raw.tenant {
+        let named = table.confine.iter().flatten();
+        if let Some(unknown) = named
+            .into_iter()
+            .find(|name| !BUILT_IN.contains(&name.as_str()) && !raw.profile.contains_key(*name))
+        {
+            return refuse(format!("tenant.{tenant}.confine: there is no [profile.{unknown}]"));
+        }
+    }
+    Ok(())
 }
 
 fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
@@ -145,27 +215,10 @@ fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
             return refuse(format!("{key}: 4KiB to 16MiB"));
         }
     }
-    for (name, tenant) in &raw.tenant {
-        let limits = tenant.limits.as_ref();
-        for (key, own, all) in [
-            ("sessions", limits.and_then(|l| l.sessions), raw.limits.sessions),
-            ("jobs", limits.and_then(|l| l.jobs), raw.limits.jobs),
-        ] {
-            if let Some(Cap::At(own)) = own
-                && own > all
-            {
-                return refuse(format!(
-                    "tenant.{name}.limits.{key}: {own} is more than limits.{key} = {all} gives to all; lower it, or raise that"
-                ));
-            }
-        }
-        let wall = tenant.limits.as_ref().and_then(|l| l.wall);
-        if wall == Some(Cap::At(Time(std::time::Duration::ZERO))) {
-            return refuse(format!(
-                "tenant.{name}.limits.wall: 0 lets no job run; leave the key out, or disable the tenant's policies"
-            ));
-        }
-    }
+    raw.tenant
+        .iter()
+        .filter_map(|(name, t)| Some((name, t.limits.as_ref()?)))
+        .try_for_each(|(name, limits)| ceilings(raw, name, limits))?;
     if raw.limits.requests_per_second == 0 || raw.limits.outstanding == 0 {
         return refuse(
             "limits.requests_per_second, limits.outstanding: at least 1, or no client could say anything",

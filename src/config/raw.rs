@@ -73,6 +73,8 @@ section!(
         #[serde(default)]
         tenant: BTreeMap<String, TenantTable>,
         #[serde(default)]
+        profile: BTreeMap<String, ProfileTable>,
+        #[serde(default)]
         policy: BTreeMap<String, PolicyTable>,
         policies: PoliciesSection,
         limits: Limits,
@@ -201,8 +203,29 @@ section!(
     TenantTable {
         identity: Option<IdentityOf>,
         limits: Option<TenantLimits>,
+        confine: Option<Vec<String>>,
     }
 );
+
+section!(
+    /// `[profile.NAME]`
+    ProfileTable {
+        read: Option<Vec<PathBuf>>,
+        write: Option<Vec<PathBuf>>,
+        network: Option<NetworkWord>,
+        required: Option<bool>,
+    }
+);
+
+/// `network`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkWord {
+    /// As the host has it.
+    Host,
+    /// None at all.
+    None,
+}
 
 section!(
     /// `[tenant.NAME.identity]`
@@ -220,9 +243,13 @@ section!(
         sessions: Option<Cap<u32>>,
         jobs: Option<Cap<u32>>,
         wall: Option<Cap<Time>>,
+        cpu: Option<Cap<Time>>,
+        memory: Option<Cap<Size>>,
+        processes: Option<Cap<u32>>,
         output: Option<Cap<Size>>,
         file_size: Option<Cap<Size>>,
         open_files: Option<Cap<u32>>,
+        nice: Option<u8>,
     }
 );
 

@@ -101,6 +101,27 @@ impl EndReason {
     }
 }
 
+/// A limit whose breach ended a job; the kernel's controllers say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breach {
+    /// CPU time.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Processes.
+    Processes,
+}
+
+impl From<Breach> for EndReason {
+    fn from(breach: Breach) -> Self {
+        match breach {
+            Breach::Cpu => Self::CpuLimit,
+            Breach::Memory => Self::MemoryLimit,
+            Breach::Processes => Self::ProcessLimit,
+        }
+    }
+}
+
 /// Resources a job used. `None` is what the tier cannot know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -21,6 +21,8 @@ pub struct JobLimits {
     pub file_size: Option<u64>,
     /// Open files a process.
     pub open_files: Option<u32>,
+    /// Added to the niceness, 0..=19; the largest is the strictest.
+    pub nice: Option<u8>,
 }
 
 impl JobLimits {
@@ -35,6 +37,7 @@ impl JobLimits {
             output: stricter(self.output, other.output),
             file_size: stricter(self.file_size, other.file_size),
             open_files: stricter(self.open_files, other.open_files),
+            nice: self.nice.max(other.nice),
         }
     }
 }

@@ -185,6 +185,7 @@ fn limits(limits: wit::JobLimits) -> domain::JobLimits {
         output: limits.output_bytes,
         file_size: limits.file_size_bytes,
         open_files: limits.open_files,
+        nice: None,
     }
 }
 

@@ -9,13 +9,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{ForcedTier, ModeWord, Overflow, PolicyTable, Raw, Require, Sync};
+use crate::config::{
+    ForcedTier, ModeWord, NetworkWord, Overflow, PolicyTable, ProfileTable, Raw, Require, Sync,
+};
 use crate::domain::{JobLimits, Tier};
 use crate::policy::{Module, PolicySettings, default_set};
 use crate::transport::{Credentials, Names, Network};
 use people::{People, home, invoker};
 
 use crate::{audit, policy, quota, session, stream, transport, warden};
+
+/// The profile that is there unless the configuration makes another of its name.
+const OFFLINE: &str = "offline";
 
 /// Lines of the decision log that wait to be written.
 const AUDIT_QUEUE: usize = 4096;
@@ -201,6 +206,7 @@ fn warden_settings(raw: &Raw, people: &People) -> warden::Settings {
     warden::Settings {
         path: raw.jobs.path.clone(),
         identities: people.identities.clone(),
+        profiles: profiles(raw),
         invoker: invoked.then(|| PathBuf::from(home(&invoker()).home)),
         // Probes and starts that are being reviewed need a place too.
         max_jobs: raw.limits.jobs.saturating_mul(2).saturating_add(16),
@@ -214,6 +220,32 @@ fn warden_settings(raw: &Raw, people: &People) -> warden::Settings {
         nice: raw.jobs.nice,
         gate: raw.jobs.gate.0,
         ..warden::Settings::default()
+    }
+}
+
+fn confine(raw: &Raw) -> BTreeMap<Arc<str>, Vec<String>> {
+    let named = |(name, table): (&String, &crate::config::TenantTable)| {
+        Some((Arc::from(name.as_str()), table.confine.clone()?))
+    };
+    raw.tenant.iter().filter_map(named).collect()
+}
+
+fn profiles(raw: &Raw) -> Vec<warden::Profile> {
+    let named = raw.profile.iter().map(|(name, table)| profile(name, table));
+    let built_in = warden::Profile { name: OFFLINE.to_owned(), files: None, offline: true, required: true };
+    named.chain((!raw.profile.contains_key(OFFLINE)).then_some(built_in)).collect()
+}
+
+fn profile(name: &str, table: &ProfileTable) -> warden::Profile {
+    let roots = (table.read.is_some() || table.write.is_some()).then(|| warden::FileRoots {
+        read: table.read.clone().unwrap_or_default(),
+        write: table.write.clone().unwrap_or_default(),
+    });
+    warden::Profile {
+        name: name.to_owned(),
+        files: roots,
+        offline: table.network == Some(NetworkWord::None),
+        required: table.required.unwrap_or(true),
     }
 }
 
@@ -259,7 +291,10 @@ fn session_settings(
             output: limits.output.and_then(|cap| cap.limit()).map(|size| size.0),
             file_size: limits.file_size.and_then(|cap| cap.limit()).map(|size| size.0),
             open_files: limits.open_files.and_then(|cap| cap.limit()),
-            ..JobLimits::default()
+            cpu: limits.cpu.and_then(|cap| cap.limit()).map(|time| time.0),
+            memory: limits.memory.and_then(|cap| cap.limit()).map(|size| size.0),
+            processes: limits.processes.and_then(|cap| cap.limit()),
+            nice: limits.nice,
         };
         Some((Arc::from(name.as_str()), ceilings))
     });
@@ -272,6 +307,7 @@ fn session_settings(
         identities: people.by_tenant,
         job_limits: limits.collect(),
         tenant_counts: tenant_counts(raw),
+        confine: confine(raw),
         kill_grace: raw.drain.kill_grace.0,
         keep_ended: raw.limits.keep_ended.0,
         max_ended: raw.limits.ended_jobs,

@@ -8,7 +8,7 @@ use crate::audit::{Entry, Said};
 use crate::domain::{DecisionId, Failure, JobId, Origin, Principal, Resolved, SessionId};
 use crate::facts;
 use crate::policy::{self, CommandRequest};
-use crate::verdict::{self, Admission, Ballot, Cleared, Folded, Permission, Refusal, Verdict};
+use crate::verdict::{self, Admission, Ballot, Broken, Cleared, Fault, Folded, Permission, Refusal, Verdict};
 use crate::warden::Prepared;
 
 use super::Core;
@@ -115,11 +115,23 @@ impl Case<'_> {
             labels: self.labels.clone(),
             usage: self.core.usage(&self.caller.principal, Some(self.session)),
         };
-        self.core.rooms.policies.review(Arc::new(request)).await
+        let mut ballots = self.core.rooms.policies.review(Arc::new(request)).await;
+        ballots.iter_mut().for_each(|ballot| self.check_profiles(ballot));
+        ballots
     }
 }
 
 impl Case<'_> {
+    /// A permission on terms that cannot be kept is none: the policy broke.
+    fn check_profiles(&self, ballot: &mut Ballot<Permission>) {
+        let Ok(Verdict::Allow(permission)) = &ballot.outcome else { return };
+        let unknown = permission.confine.iter().find(|name| !self.core.rooms.warden.has_profile(name));
+        if let Some(name) = unknown {
+            let detail = format!("it confines by the profile {name:?}; configure [profile.{name}]");
+            ballot.outcome = Err(Broken { fault: Fault::BadAnswer, detail });
+        }
+    }
+
     fn record(
         &self,
         resolved: &Resolved,

@@ -169,13 +169,15 @@ impl<'a> Watch<'a> {
         self.running.kill();
     }
 
-    /// The first wish to end the job is why it ended; without one it ended by itself.
+    /// The first wish to end the job is why it ended; without one, the limit it met; else it ended by itself.
     fn reason(&self, status: ExitStatus) -> EndReason {
-        match (*self.ending.borrow(), status) {
-            (Some(wish), _) => wish.reason,
-            (None, ExitStatus::Code(_)) => EndReason::Exited,
-            (None, ExitStatus::Signal { .. }) => EndReason::Signal,
-            (None, ExitStatus::Unknown) => EndReason::ServerFault,
+        let breach = self.running.breach().map(EndReason::from);
+        match (*self.ending.borrow(), breach, status) {
+            (Some(wish), _, _) => wish.reason,
+            (None, Some(limit), _) => limit,
+            (None, None, ExitStatus::Code(_)) => EndReason::Exited,
+            (None, None, ExitStatus::Signal { .. }) => EndReason::Signal,
+            (None, None, ExitStatus::Unknown) => EndReason::ServerFault,
         }
     }
 }

@@ -272,6 +272,7 @@ pub(super) async fn prepare(
         session,
         program: command.program().to_owned(),
         cwd: command.cwd.clone(),
+        confine: core.settings.confine(principal).to_vec(),
         identity: identity.place,
     };
     told_breaker(core, principal, core.rooms.warden.prepare(asked).await)

@@ -4,8 +4,10 @@
 
 mod base;
 mod filter;
+mod profile;
 
 pub(super) use base::Base;
+pub(super) use profile::{leave_network, put_on};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -14,7 +16,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
 use rustix::fs::Mode;
 
-use super::proto::Plan;
+use super::meter::Fallback;
+use super::proto::WireLimits;
 use super::settings::Identity;
 use super::sys;
 
@@ -31,6 +34,10 @@ pub(super) fn take_identity(identity: &Identity) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     if !Uid::effective().is_root() && Uid::effective() == uid && Gid::effective() == gid {
         return Ok(());
+    }
+    // The kernel reads this number as "leave it": such a job would stay root.
+    if [identity.uid, identity.gid].contains(&u32::MAX) {
+        return Err(Errno::EINVAL);
     }
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups)?;
@@ -53,20 +60,37 @@ pub(super) fn fresh_state() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Resource limits and niceness. `descriptors` are the limits the warden itself was born with.
-pub(super) fn limit(plan: &Plan, descriptors: (u64, u64), nice: i32) -> Result<(), Errno> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    if let Some(bytes) = plan.file_size {
-        lower(Resource::RLIMIT_FSIZE, bytes)?;
+/// Resource limits and niceness, each set explicitly. `descriptors` are the limits the warden itself was born with;
+/// `nice` is what every job gets added, `fallback` says what no controller keeps.
+pub(super) fn limit(
+    limits: &WireLimits,
+    fallback: Fallback,
+    descriptors: (u64, u64),
+    nice: i32,
+) -> Result<(), Errno> {
+    for none in [Resource::RLIMIT_CORE, Resource::RLIMIT_RTPRIO, Resource::RLIMIT_NICE] {
+        setrlimit(none, 0, 0)?;
     }
     let (soft, hard) = descriptors;
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
-    if let Some(files) = plan.open_files {
-        lower(Resource::RLIMIT_NOFILE, files)?;
+    let seconds = |micros: u64| micros.div_ceil(1_000_000).max(1);
+    let lowered = [
+        (Resource::RLIMIT_FSIZE, limits.file_size),
+        (Resource::RLIMIT_NOFILE, limits.open_files),
+        (Resource::RLIMIT_AS, limits.memory.filter(|_| fallback.memory)),
+        (Resource::RLIMIT_NPROC, limits.processes.filter(|_| fallback.processes).map(u64::from)),
+    ];
+    for (resource, value) in lowered {
+        value.map_or(Ok(()), |value| lower(resource, value, value))?;
     }
+    if let Some(cpu) = limits.cpu {
+        // For each process; SIGXCPU tells it apart from a kill. The whole tree's time is the warden's to watch.
+        lower(Resource::RLIMIT_CPU, seconds(cpu), seconds(cpu).saturating_add(1))?;
+    }
+    let nice = nice.saturating_add(i32::from(limits.nice));
     if nice > 0 {
         let own = rustix::process::getpriority_process(None).map_err(errno)?;
-        rustix::process::setpriority_process(None, own.saturating_add(nice)).map_err(errno)?;
+        rustix::process::setpriority_process(None, own.saturating_add(nice).min(19)).map_err(errno)?;
     }
     Ok(())
 }
@@ -76,9 +100,10 @@ pub(super) fn no_new_privileges() -> Result<(), Errno> {
     prctl::set_no_new_privs()
 }
 
-fn lower(resource: Resource, value: u64) -> Result<(), Errno> {
-    let (_, hard) = getrlimit(resource)?;
-    setrlimit(resource, value.min(hard), value.min(hard))
+/// Lowers a limit, never raises it: raising a hard one takes a capability that root may lack.
+fn lower(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
+    let (_, most) = getrlimit(resource)?;
+    setrlimit(resource, soft.min(most), hard.min(most))
 }
 
 /// rustix's error as nix's.

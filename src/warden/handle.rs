@@ -16,7 +16,8 @@ use tokio::time::timeout;
 
 use super::link::{self, Received};
 use super::proto::{
-    self, Answer, FromWarden, Hello, MAX_MESSAGE, MAX_PATH, Plan, PrepareJob, ToWarden, VERSION, WireTier,
+    self, Answer, FromWarden, Hello, MAX_MESSAGE, MAX_PATH, Plan, PrepareJob, ToWarden, VERSION, WireLimits,
+    WireTier,
 };
 use super::reader::{self, Emergency, Life, Reply, Shared};
 use super::running::{Prepared, SignalFailure, SpawnFailure, Ticket};
@@ -74,6 +75,8 @@ pub struct Prepare {
     pub program: String,
     /// Working directory; `None` is the identity's home.
     pub cwd: Option<String>,
+    /// Profiles to confine it by, by name; those of the decision are added at the release.
+    pub confine: Vec<String>,
     /// Which of the configured identities, by its place; `None` is the warden's own user.
     pub identity: Option<u32>,
 }
@@ -144,6 +147,11 @@ impl Warden {
         &self.containment
     }
 
+    /// Whether a profile of this name is configured, or is `base`, which every job has.
+    pub fn has_profile(&self, name: &str) -> bool {
+        self.shared.places(&[name.to_owned()]).is_ok()
+    }
+
     /// The warden's process number.
     pub const fn pid(&self) -> u32 {
         self.pid
@@ -155,7 +163,7 @@ impl Warden {
     /// # Errors
     /// Stage and error number; nothing of it remains.
     pub async fn prepare(&self, wanted: Prepare) -> Result<Prepared, SpawnFailure> {
-        let Prepare { job, tenant, session, program, cwd, identity } = wanted;
+        let Prepare { job, tenant, session, program, cwd, confine, identity } = wanted;
         let too_long = |text: &str| text.len() > MAX_PATH;
         if too_long(&program) {
             return Err(SpawnFailure::new(SpawnStage::Exec, Errno::ENAMETOOLONG, "program"));
@@ -164,7 +172,9 @@ impl Warden {
             return Err(SpawnFailure::new(SpawnStage::Chdir, Errno::ENAMETOOLONG, "cwd"));
         }
         let (name, session) = (job.to_string(), session.to_string());
-        let job = PrepareJob { job: 0, name, tenant, session, program: Some(program), cwd, identity };
+        let confine = self.shared.places(&confine)?;
+        let job =
+            PrepareJob { job: 0, name, tenant, session, program: Some(program), cwd, identity, confine };
         self.prepare_any(job).await
     }
 
@@ -173,13 +183,14 @@ impl Warden {
         let ticket = Ticket { shared: self.shared.clone(), number };
         wanted.job = number;
         let requested = wanted.program.clone().unwrap_or_else(|| PROBE_NAME.to_owned());
+        let confine = wanted.confine.clone();
         let request = ToWarden::Prepare(Box::new(wanted));
         let sent = self.shared.send(&request, &[]).await;
         sent.map_err(|errno| SpawnFailure::new(SpawnStage::Fork, errno, "warden"))?;
         match self.shared.reply(reply, self.shared.settings.gate, SpawnStage::Gate).await? {
             Reply::Facts(facts) => {
                 let cwd = facts.cwd.clone();
-                Ok(Prepared { ticket, executable: facts.executable(requested), cwd, progress })
+                Ok(Prepared { ticket, executable: facts.executable(requested), cwd, confine, progress })
             }
             Reply::Started { .. } => Err(SpawnFailure::new(SpawnStage::Gate, Errno::EPROTO, "warden")),
         }
@@ -203,11 +214,13 @@ impl Warden {
         let pipe = |e: std::io::Error| ProbeFailure::Pipe(e.to_string());
         let (name, of) = (PROBE_NAME.to_owned(), "probe".to_owned());
         let (tenant, cwd) = (of.clone(), Some("/".to_owned()));
-        let wanted = PrepareJob { job: 0, name, tenant, session: of, program: None, cwd, identity: None };
+        let (identity, confine) = (None, Vec::new());
+        let wanted = PrepareJob { job: 0, name, tenant, session: of, program: None, cwd, identity, confine };
         let prepared = self.prepare_any(wanted).await?;
         let (stdio, PipeEnds { stdout, .. }) = Stdio::pipes(false).map_err(pipe)?;
         let argv = vec![PROBE_NAME.to_owned()];
-        let plan = Plan { argv, env: Vec::new(), terminal: false, file_size: None, open_files: None };
+        let (env, limits, confine) = (Vec::new(), WireLimits::default(), Vec::new());
+        let plan = Plan { argv, env, terminal: false, limits, confine };
         let running = prepared.go(&plan, stdio).await?;
         let (status, emptied) = (running.exited().await, running.emptied().await);
         let said = read_to_end(stdout).await.map_err(pipe)?;
@@ -301,6 +314,7 @@ fn hello(settings: &Settings) -> Hello {
         version: VERSION,
         path: settings.path.clone(),
         identities: settings.identities.clone(),
+        profiles: settings.profiles.clone(),
         invoker: settings.invoker.clone(),
         max_jobs: settings.max_jobs,
         force: settings.force.map(WireTier),

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::keeper::{Keeper, Kind};
 use super::leaf::Leaf;
+use super::meter::Meter;
 use super::proto::WireFailure;
 use super::spawn::{self, Leader};
 use super::sys::Spent;
 use super::walk::{self, Seen};
-use crate::domain::ExitStatus;
+use crate::domain::{Breach, ExitStatus};
 
 /// How often a tree without a leaf is looked at after its leader exited.
 const WATCH_EVERY: Duration = Duration::from_millis(25);
@@ -55,6 +56,10 @@ pub(super) struct Job {
     pub(super) killed: Option<Killed>,
     /// What a keeper that is gone and its tree used.
     pub(super) spent: Option<Spent>,
+    /// Its limits, from its release on.
+    pub(super) meter: Meter,
+    /// The limit that ended it.
+    pub(super) breach: Option<Breach>,
     pub(super) pause: Pause,
     look_at: Option<Instant>,
     /// When the keeper must have done what is its to do.
@@ -96,6 +101,8 @@ impl Job {
             failure: None,
             killed: None,
             spent: None,
+            meter: Meter::default(),
+            breach: None,
             pause: Pause::default(),
             look_at: None,
             patience: None,
@@ -105,7 +112,9 @@ impl Job {
     /// When it must be looked at without an event.
     pub(super) fn wake(&self) -> Option<Instant> {
         let overdue = self.killed.filter(|k| !k.told).map(|k| k.overdue);
-        [self.deadline, overdue, self.look_at, self.pause.deadline, self.patience].into_iter().flatten().min()
+        let limits = self.meter.wake().filter(|_| self.status.is_none() && self.killed.is_none());
+        let all = [self.deadline, overdue, self.look_at, self.pause.deadline, self.patience, limits];
+        all.into_iter().flatten().min()
     }
 
     /// Asks to be looked at now.

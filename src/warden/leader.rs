@@ -4,6 +4,7 @@
 //! that. It reports over its gate, a socket that exec closes: what the warden reads there last is either a
 //! failure with its stage, or the end. Nothing here returns to the warden's loop, and nothing is retried.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,9 +17,10 @@ use rustix::io::FdFlags;
 
 use super::confine::{self, Base, errno};
 use super::link::{self, Received};
+use super::meter::Fallback;
 use super::proto::{self, LeaderSays, MAX_MESSAGE, MAX_PLAN, Plan, WireFailure};
 use super::resolve::{self, Opened};
-use super::settings::Identity;
+use super::settings::{Identity, Profile};
 use super::sys;
 use crate::domain::SpawnStage;
 
@@ -38,6 +40,12 @@ pub(super) struct Orders<'a> {
     pub(super) cwd: Option<&'a str>,
     pub(super) home: &'a Path,
     pub(super) identity: Option<&'a Identity>,
+    /// Every profile there is.
+    pub(super) profiles: &'a [Profile],
+    /// The places of those the request named.
+    pub(super) confine: &'a [u32],
+    /// Limits that no controller keeps.
+    pub(super) fallback: Fallback,
     pub(super) path: &'a [PathBuf],
     /// Added to the niceness.
     pub(super) nice: i32,
@@ -91,6 +99,8 @@ fn become_job(
     let base = |errno| WireFailure::new(SpawnStage::Confine, errno, "base");
     orders.base.put_on(ruleset.as_ref().map(AsFd::as_fd)).map_err(base)?;
     drop(ruleset);
+    let asked = profiles(orders, orders.confine)?;
+    let namespaced = confine::leave_network(&asked);
     let opened = resolve(orders, own)?;
     report(gate, &LeaderSays::Facts(Box::new(opened.facts.clone())));
     let Order { plan, streams } = wait(gate)?;
@@ -101,9 +111,21 @@ fn become_job(
     if plan.terminal {
         rustix::process::ioctl_tiocsctty(std::io::stdin()).map_err(|e| at(SpawnStage::Terminal)(errno(e)))?;
     }
-    confine::limit(&plan, orders.descriptors, orders.nice).map_err(at(SpawnStage::Limits))?;
+    confine::limit(&plan.limits, orders.fallback, orders.descriptors, orders.nice)
+        .map_err(at(SpawnStage::Limits))?;
+    let chosen = profiles(orders, &plan.confine)?;
+    confine::put_on(&chosen, orders.home, namespaced)
+        .map_err(|(profile, errno)| WireFailure::new(SpawnStage::Confine, errno, &profile))?;
     sys::close_on_exec().map_err(at(SpawnStage::Exec))?;
     execute(&opened, &plan).map_err(at(SpawnStage::Exec))
+}
+
+/// The profiles in these places, each once. A place where there is none ends the start.
+fn profiles<'a>(orders: &Orders<'a>, places: &[u32]) -> Result<Vec<&'a Profile>, WireFailure> {
+    let places: BTreeSet<u32> = places.iter().copied().collect();
+    let unknown = || WireFailure::new(SpawnStage::Confine, Errno::ENOENT, "a profile that is not configured");
+    let find = |place: u32| orders.profiles.get(place as usize).ok_or_else(unknown);
+    places.into_iter().map(find).collect()
 }
 
 /// Takes the identity, enters the working directory and opens the program.

@@ -205,6 +205,11 @@ impl Leaf {
         }
     }
 
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// For clone3.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()

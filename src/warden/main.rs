@@ -24,6 +24,7 @@ use super::confine::Base;
 use super::job::Job;
 use super::leaf::Leaf;
 use super::link::{self, Received};
+use super::meter::Controllers;
 use super::proto::{self, FromWarden, Hello, MAX_MESSAGE, ToWarden, VERSION};
 use super::trial::{self, Ground};
 use super::walk::Hunt;
@@ -94,6 +95,7 @@ struct Process {
     /// This binary, for the probe.
     own: OwnedFd,
     base: Base,
+    controllers: Controllers,
     descriptors: (u64, u64),
     pid: Pid,
     jobs: HashMap<u64, Job>,
@@ -166,6 +168,7 @@ fn begin() -> Result<Process, Unready> {
         ground,
         own,
         base,
+        controllers: Controllers::find(&instance_name()?),
         descriptors,
         pid: Pid::this(),
         jobs: HashMap::new(),
@@ -247,7 +250,13 @@ impl Process {
             tier: containment.tier,
             pause: containment.pause.clone(),
             kill: containment.kill.clone(),
-            notes: containment.notes.iter().chain(self.base.lacks()).cloned().collect(),
+            notes: containment
+                .notes
+                .iter()
+                .chain(self.base.lacks())
+                .chain(&self.controllers.lacks())
+                .cloned()
+                .collect(),
         });
         self.tell_with(&ready, fds);
         Ok(())
@@ -357,6 +366,7 @@ impl Process {
         if !late && (!self.jobs.is_empty() || self.strays.is_some() || populated || !told) {
             return None;
         }
+        self.controllers.dissolve();
         let dissolved = self.ground.root.as_ref().map_or(Ok(()), super::leaf::Root::dissolve);
         match dissolved {
             Ok(()) if !late => Some(ExitCode::SUCCESS),

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::settings::Identity;
+use super::settings::{Identity, Profile};
 use crate::domain::{
-    Containment, Executable, ExitStatus, FileIdentity, Interpreter, SignalTarget, SpawnStage, Tier,
+    Breach, Containment, Executable, ExitStatus, FileIdentity, Interpreter, JobLimits, SignalTarget,
+    SpawnStage, Tier,
 };
 
 /// Version of these messages; both ends come from one binary, so another one is a fault.
@@ -31,6 +32,7 @@ pub(super) struct Hello {
     pub(super) version: u16,
     pub(super) path: Vec<PathBuf>,
     pub(super) identities: Vec<Identity>,
+    pub(super) profiles: Vec<Profile>,
     pub(super) invoker: Option<PathBuf>,
     pub(super) max_jobs: u32,
     pub(super) force: Option<WireTier>,
@@ -50,6 +52,7 @@ pub(super) enum ToWarden {
     Release {
         job: u64,
         terminal: bool,
+        limits: WireLimits,
     },
     /// Ends a job in whatever phase it is.
     Kill {
@@ -87,6 +90,8 @@ pub(super) struct PrepareJob {
     pub(super) program: Option<String>,
     pub(super) cwd: Option<String>,
     pub(super) identity: Option<u32>,
+    /// Profiles by their place in the hello.
+    pub(super) confine: Vec<u32>,
 }
 
 /// Events of the warden.
@@ -116,6 +121,7 @@ pub(super) enum FromWarden {
         job: u64,
         #[serde(with = "StatusDef")]
         status: ExitStatus,
+        breach: Option<WireBreach>,
     },
     Emptied {
         job: u64,
@@ -185,8 +191,33 @@ pub(super) struct Plan {
     pub(super) argv: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) terminal: bool,
+    pub(super) limits: WireLimits,
+    /// Profiles by their place in the hello; those of the request are among them.
+    pub(super) confine: Vec<u32>,
+}
+
+/// Limits of a job; microseconds and bytes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct WireLimits {
+    pub(super) cpu: Option<u64>,
+    pub(super) memory: Option<u64>,
+    pub(super) processes: Option<u32>,
     pub(super) file_size: Option<u64>,
     pub(super) open_files: Option<u64>,
+    pub(super) nice: u8,
+}
+
+impl From<&JobLimits> for WireLimits {
+    fn from(limits: &JobLimits) -> Self {
+        Self {
+            cpu: limits.cpu.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            memory: limits.memory,
+            processes: limits.processes,
+            file_size: limits.file_size,
+            open_files: limits.open_files.map(u64::from),
+            nice: limits.nice.unwrap_or(0),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -244,6 +275,7 @@ pub(super) struct WireUsage {
     pub(super) user: Option<u64>,
     pub(super) system: Option<u64>,
     pub(super) max_rss: Option<u64>,
+    pub(super) processes_peak: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -262,6 +294,17 @@ impl From<WireContainment> for Containment {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WireTier(#[serde(with = "TierDef")] pub(super) Tier);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WireBreach(#[serde(with = "BreachDef")] pub(super) Breach);
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Breach")]
+enum BreachDef {
+    Cpu,
+    Memory,
+    Processes,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Tier")]

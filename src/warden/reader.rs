@@ -26,10 +26,13 @@ use super::proto::{self, Answer, FromWarden, MAX_MESSAGE, ToWarden, WireFacts, W
 use super::running::{Emptied, SLACK, SignalFailure, SpawnFailure};
 use super::settings::Settings;
 use super::sys;
-use crate::domain::{ExitStatus, SpawnStage, Usage};
+use crate::domain::{Breach, ExitStatus, SpawnStage, Usage};
 
 /// How long the gateway waits for the instance to be empty after it killed it itself.
 const EMERGENCY: Duration = Duration::from_secs(2);
+
+/// The profile that every job has.
+const BASE: &str = "base";
 
 /// How often it looks: the kernel's notice is lost when the group goes before it is sent.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -38,6 +41,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
     pub(super) status: Option<ExitStatus>,
+    pub(super) breach: Option<Breach>,
     pub(super) emptied: Option<Emptied>,
     pub(super) swept: bool,
 }
@@ -112,6 +116,17 @@ impl Shared {
 
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The places of profiles in the hello. `base` needs none: every job has it.
+    pub(super) fn places(&self, names: &[String]) -> Result<Vec<u32>, SpawnFailure> {
+        let known = &self.settings.profiles;
+        let place = |name: &String| {
+            let place = known.iter().position(|profile| profile.name == *name);
+            let unknown = || SpawnFailure::new(SpawnStage::Confine, Errno::ENOENT, name);
+            place.and_then(|place| u32::try_from(place).ok()).ok_or_else(unknown)
+        };
+        names.iter().filter(|name| *name != BASE).map(place).collect()
     }
 
     /// Enters a job that is about to be prepared.
@@ -221,7 +236,10 @@ impl Shared {
                 let lost = || SpawnFailure::new(SpawnStage::Fork, Errno::EMFILE, "pidfd");
                 table.answer(job, started.ok_or_else(lost));
             }
-            FromWarden::Exited { job, status } => table.progress(job, |p| p.status = Some(status)),
+            FromWarden::Exited { job, status, breach } => table.progress(job, |p| {
+                p.status = Some(status);
+                p.breach = breach.map(|b| b.0);
+            }),
             FromWarden::Emptied { job, survivors, usage } => {
                 table.progress(job, |p| p.end(Emptied { survivors, usage: usage.into() }));
                 if survivors == 0 {
@@ -272,7 +290,7 @@ impl From<WireUsage> for Usage {
             user: wire.user.map(Duration::from_micros),
             system: wire.system.map(Duration::from_micros),
             max_rss: wire.max_rss,
-            processes_peak: None,
+            processes_peak: wire.processes_peak,
         }
     }
 }

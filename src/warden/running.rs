@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::proto::{self, Answer, MAX_PLAN, Plan, ToWarden, WireFailure};
 use super::reader::{Progress, Reply, Shared};
 use super::stdio::Stdio;
-use crate::domain::{Executable, ExitStatus, JobLimits, Resolved, SignalTarget, SpawnStage, Usage};
+use crate::domain::{Breach, Executable, ExitStatus, JobLimits, Resolved, SignalTarget, SpawnStage, Usage};
 use crate::verdict::Cleared;
 
 /// Time given to the warden beyond its own bounds before the gateway stops waiting for its answer.
@@ -38,6 +38,8 @@ impl SpawnFailure {
     /// Whether the request was at fault (an unknown program, a forbidden directory), not this host: such
     /// failures say nothing about the health of spawning.
     pub fn is_of_the_request(&self) -> bool {
+        // A profile that this kernel cannot give is as broken for the next request, but spawning is not.
+        let lacking = self.stage == SpawnStage::Confine && self.errno == Errno::EOPNOTSUPP as i32;
         let errnos = [
             Errno::ENOENT,
             Errno::EACCES,
@@ -53,7 +55,7 @@ impl SpawnFailure {
             Errno::EPERM,
         ];
         let stage = matches!(self.stage, SpawnStage::Exec | SpawnStage::Chdir);
-        stage && errnos.contains(&Errno::from_raw(self.errno))
+        lacking || (stage && errnos.contains(&Errno::from_raw(self.errno)))
     }
 }
 
@@ -118,6 +120,8 @@ pub struct Prepared {
     pub(super) ticket: Ticket,
     pub(super) executable: Executable,
     pub(super) cwd: String,
+    /// Profiles of the request.
+    pub(super) confine: Vec<u32>,
     pub(super) progress: watch::Receiver<Progress>,
 }
 
@@ -132,11 +136,12 @@ impl Prepared {
         &self.cwd
     }
 
-    /// Runs exactly what was cleared. Of `limits`, `file_size` and `open_files` are set here; the others belong
-    /// to whoever can watch them.
+    /// Runs exactly what was cleared, confined by the profiles of the request and of the decision. All of `limits`
+    /// are set but `wall` and `output`, which belong to whoever can watch them.
     ///
     /// # Errors
-    /// Any stage behind the gate; exec/EPROTO (a fault of ours) when what was cleared is not what was prepared.
+    /// Any stage behind the gate; exec/EPROTO (a fault of ours) when what was cleared is not what was prepared;
+    /// confine/ENOENT when the decision names a profile that is not configured.
     pub async fn release(
         self,
         cleared: &Cleared<Resolved>,
@@ -155,12 +160,14 @@ impl Prepared {
                 "cleared is not what was prepared",
             ));
         }
+        let mut confine = self.confine.clone();
+        confine.extend(self.ticket.shared.places(&cleared.terms().confine)?);
         let plan = Plan {
             argv: command.argv.clone(),
             env: command.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             terminal: stdio.terminal,
-            file_size: limits.file_size,
-            open_files: limits.open_files.map(u64::from),
+            limits: limits.into(),
+            confine,
         };
         self.go(&plan, stdio).await
     }
@@ -168,11 +175,15 @@ impl Prepared {
     /// Opens the gate with this plan.
     pub(super) async fn go(self, plan: &Plan, stdio: Stdio) -> Result<Running, SpawnFailure> {
         let shared = &self.ticket.shared;
-        let plan = write_plan(plan)
+        let memfd = write_plan(plan)
             .map_err(|errno| SpawnFailure::new(SpawnStage::Exec, errno, &self.executable.requested))?;
         let reply = shared.expect_start(self.ticket.number)?;
-        let request = ToWarden::Release { job: self.ticket.number, terminal: stdio.terminal };
-        let fds = [plan.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        let request = ToWarden::Release {
+            job: self.ticket.number,
+            terminal: stdio.terminal,
+            limits: plan.limits.clone(),
+        };
+        let fds = [memfd.as_fd(), stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
         shared.send(&request, &fds).await.map_err(|e| SpawnFailure::new(SpawnStage::Stdio, e, "release"))?;
         drop(stdio);
         match shared.reply(reply, shared.settings.exec, SpawnStage::Exec).await? {
@@ -218,6 +229,11 @@ impl Running {
         let mut progress = self.progress.clone();
         let ended = progress.wait_for(|p| p.status.is_some()).await;
         ended.ok().and_then(|p| p.status).unwrap_or(ExitStatus::Unknown)
+    }
+
+    /// The limit that ended the leader, once it has ended by one.
+    pub fn breach(&self) -> Option<Breach> {
+        self.progress.borrow().breach
     }
 
     /// What was left and used, once the whole tree is empty (or overdue). Cancel safe, repeatable.
@@ -299,11 +315,12 @@ fn refusal(answer: Answer) -> SignalFailure {
 
 impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ticket, executable, cwd, progress: _ } = self;
+        let Self { ticket, executable, cwd, confine, progress: _ } = self;
         f.debug_struct("Prepared")
             .field("number", &ticket.number)
             .field("executable", executable)
             .field("cwd", cwd)
+            .field("confine", confine)
             .finish()
     }
 }

@@ -14,6 +14,8 @@ pub struct Settings {
     pub path: Vec<PathBuf>,
     /// The identities jobs may take; a request names one by its place in this list, and no other.
     pub identities: Vec<Identity>,
+    /// Confinement profiles that jobs may be given; a request names them by their place in this list.
+    pub profiles: Vec<Profile>,
     /// Home of the warden's own user, where jobs without an identity start; `None` forbids such jobs.
     pub invoker: Option<PathBuf>,
     /// Most jobs at once, prepared ones and probes included; one more is refused.
@@ -46,6 +48,7 @@ impl Default for Settings {
         Self {
             path: directories.map(PathBuf::from).to_vec(),
             identities: Vec::new(),
+            profiles: Vec::new(),
             invoker: Some(PathBuf::from("/")),
             max_jobs: 1024,
             force: None,
@@ -77,4 +80,27 @@ pub struct Identity {
     pub home: PathBuf,
     /// Login shell, for the environment.
     pub shell: PathBuf,
+}
+
+/// A confinement that configuration names, beside `base`, which every job has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+    /// The only files a job sees; `None` leaves all.
+    pub files: Option<FileRoots>,
+    /// No network: an empty namespace where that is possible, else no socket but AF_UNIX.
+    pub offline: bool,
+    /// Where the kernel lacks what it takes, the job is refused; else it runs without.
+    pub required: bool,
+}
+
+/// Roots of what a job may use; each stands for everything below it. `~` at the beginning is the identity's home.
+/// The null, zero, full, random and terminal devices are always there. What does not exist allows nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRoots {
+    /// May be read and executed.
+    pub read: Vec<PathBuf>,
+    /// May be changed too.
+    pub write: Vec<PathBuf>,
 }

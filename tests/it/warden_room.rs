@@ -19,8 +19,8 @@ use execgate::domain::{
 };
 use execgate::verdict::{Ballot, Cleared, Folded, Mode, Permission, Verdict, fold_command};
 use execgate::warden::{
-    Identity, PipeEnds, Prepare, Prepared, PtyEnds, Running, Settings, SignalFailure, SpawnFailure, Stdio,
-    Warden, async_fd, resize,
+    FileRoots, Identity, PipeEnds, Prepare, Prepared, Profile, PtyEnds, Running, Settings, SignalFailure,
+    SpawnFailure, Stdio, Warden, async_fd, resize,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -83,6 +83,7 @@ mod distrust;
 mod ending;
 mod hostile;
 mod life;
+mod limiting;
 mod pausing;
 mod reuse;
 mod signalling;
@@ -101,17 +102,22 @@ fn wanted(job: JobId, program: &str) -> Prepare {
         session: SessionId::from_bits(1),
         program: program.into(),
         cwd: Some("/".into()),
+        confine: Vec::new(),
         identity: None,
     }
 }
 
 fn cleared(prepared: &Prepared, command: Command) -> Cleared<Resolved> {
+    cleared_on(prepared, command, Permission::default())
+}
+
+fn cleared_on(prepared: &Prepared, command: Command, permission: Permission) -> Cleared<Resolved> {
     let facts =
         Facts { executable: prepared.executable().clone(), cwd: prepared.cwd().to_owned(), script: None };
     let ballot = Ballot {
         policy: Arc::from("test"),
         mode: Mode::Enforce,
-        outcome: Ok(Verdict::Allow(Permission::default())),
+        outcome: Ok(Verdict::Allow(permission)),
         took: Duration::ZERO,
     };
     match fold_command(DecisionId::from_bits(1), Resolved { command, facts }, &[ballot]).unwrap() {

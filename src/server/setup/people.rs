@@ -65,7 +65,14 @@ fn person(tenant: &str, identity: &IdentityOf) -> Result<warden::Identity, Setup
     };
     let no_user = || SetupFailure::NoUser { tenant: tenant.to_owned(), user: name.clone() };
     let user = User::from_name(name).ok().flatten().ok_or_else(no_user)?;
-    Ok(of_user(&user))
+    Ok(warden::Identity { groups: groups_of(&user), ..of_user(&user) })
+}
+
+/// The supplementary groups that a login would give the user.
+fn groups_of(user: &User) -> Vec<u32> {
+    let name = std::ffi::CString::new(user.name.as_str()).unwrap_or_default();
+    let groups = nix::unistd::getgrouplist(&name, user.gid).unwrap_or_default();
+    groups.into_iter().map(nix::unistd::Gid::as_raw).collect()
 }
 
 fn of_user(user: &User) -> warden::Identity {

@@ -1,7 +1,8 @@
 //! Seccomp filters: system calls that no job needs and that reach past its confinement.
 //!
-//! The filter of `base` refuses with EPERM what attacks the kernel or other processes of the same user. It is built once
-//! in the warden; a fork inherits it. A program of another architecture than this one's (32-bit on a 64-bit host) is killed at its first
+//! The filter of `base` refuses with EPERM what attacks the kernel or other processes of the same user; that of an
+//! offline job refuses sockets. Both are programs over numbers and arguments, built once in the warden; a fork
+//! inherits them. A program of another architecture than this one's (32-bit on a 64-bit host) is killed at its first
 //! system call, because the numbers mean something else there.
 
 use std::collections::BTreeMap;
@@ -50,6 +51,15 @@ const X32_OWN: [(i64, i64); 2] = [(libc::SYS_ioctl, 514), (libc::SYS_kexec_load,
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Which sockets an offline job may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sockets {
+    /// Those that stay on this host's file system: AF_UNIX.
+    Local,
+    /// Those too that end in its own, empty network namespace.
+    Namespaced,
+}
+
 /// The filter of `base`.
 pub(super) fn base() -> Result<BpfProgram, String> {
     let mut rules: Rules = REFUSED.iter().map(|number| (*number, Vec::new())).collect();
@@ -69,6 +79,17 @@ pub(super) fn base() -> Result<BpfProgram, String> {
     let ioctls = ioctls.map(|request| rule(&[(1, Width::Dword, Is::Eq, request)]));
     rules.insert(libc::SYS_ioctl, ioctls.into_iter().collect::<Result<_, _>>()?);
     program(rules)
+}
+
+/// The filter of an offline job.
+pub(super) fn offline(sockets: Sockets) -> Result<BpfProgram, String> {
+    let families = match sockets {
+        Sockets::Local => [libc::AF_UNIX].as_slice(),
+        Sockets::Namespaced => &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK],
+    };
+    let none_of: Vec<_> =
+        families.iter().map(|family| (0, Width::Dword, Is::Ne, u64::from(family.unsigned_abs()))).collect();
+    program(Rules::from([(libc::SYS_socket, vec![rule(&none_of)?])]))
 }
 
 /// Puts a filter on this process, for good. Needs no_new_privs.
@@ -117,6 +138,8 @@ mod tests {
 
     #[test]
     fn every_filter_compiles_and_fits() {
-        assert!((5..1000).contains(&base().unwrap().len()));
+        for program in [base(), offline(Sockets::Local), offline(Sockets::Namespaced)] {
+            assert!((5..1000).contains(&program.unwrap().len()));
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::super::job::{Job, Phase};
 use super::super::keeper::{Heard, Kind};
 use super::super::leaf::Leaf;
 use super::super::link::{self, Received};
-use super::super::proto::{self, FromWarden, LeaderSays, WireFacts, WireFailure, WireUsage};
+use super::super::proto::{self, FromWarden, LeaderSays, WireBreach, WireFacts, WireFailure, WireUsage};
 use super::super::sys::Spent;
 use super::super::walk::{self, Seen};
 use super::super::{reap, sys, tree};
@@ -94,11 +94,13 @@ impl Process {
     fn leader_ended(&mut self, number: u64, status: ExitStatus) {
         let Some(job) = self.jobs.get_mut(&number).filter(|job| job.status.is_none()) else { return };
         job.status = Some(status);
+        job.breach = job.breach.or_else(|| job.meter.ended(status));
+        let breach = job.breach.map(WireBreach);
         if job.keeper.is_some() {
             job.look_now();
         }
         if job.phase == Phase::Running && job.failure.is_none() {
-            self.tell(&FromWarden::Exited { job: number, status });
+            self.tell(&FromWarden::Exited { job: number, status, breach });
         }
         self.finish_if_empty(number);
     }
@@ -198,8 +200,10 @@ impl Process {
             user: cpu.map(|c| c.0).or(spent.map(|s| s.user)),
             system: cpu.map(|c| c.1).or(spent.map(|s| s.system)),
             max_rss: spent.map(|s| s.max_rss),
+            processes_peak: job.meter.peak(),
         };
-        let Job { failure, killed, pause, leaf, .. } = job;
+        let Job { failure, killed, pause, leaf, meter, .. } = job;
+        self.controllers.remove(meter);
         if let Some(leaf) = leaf {
             self.remove_leaf(leaf);
         }
@@ -234,6 +238,7 @@ impl Process {
         for number in due {
             self.settle_pause(number, now);
             self.check_deadline(number, now);
+            self.check_limits(number, now);
             self.look(number, now);
             self.check_overdue(number, now);
         }
@@ -253,6 +258,19 @@ impl Process {
             Phase::Starting | Phase::Running => SpawnStage::Exec,
         };
         self.fail(number, WireFailure::new(stage, Errno::ETIMEDOUT, "leader"));
+    }
+
+    /// Ends a job that met a limit of its whole tree.
+    fn check_limits(&mut self, number: u64, now: Instant) {
+        let patience = self.patience();
+        let Some(job) = self.jobs.get_mut(&number).filter(|job| job.phase == Phase::Running) else { return };
+        if job.killed.is_some() || job.status.is_some() {
+            return;
+        }
+        if let Some(breach) = job.meter.look(now, job.leaf.as_ref()) {
+            job.breach = Some(breach);
+            tree::kill(job, patience);
+        }
     }
 
     /// Looks at a tree that no event tells of.

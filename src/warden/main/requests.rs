@@ -12,7 +12,7 @@ use super::super::keeper::Keeper;
 use super::super::leader::{self, Orders};
 use super::super::leaf::Leaf;
 use super::super::link::{self, Received};
-use super::super::proto::{self, Answer, FromWarden, PrepareJob, ToWarden, WireFailure};
+use super::super::proto::{self, Answer, FromWarden, PrepareJob, ToWarden, WireFailure, WireLimits};
 use super::super::settings::Identity;
 use super::super::spawn::{self, Leader, errno_of};
 use super::super::tree;
@@ -64,7 +64,7 @@ impl Process {
         match request {
             ToWarden::Hello(_) => self.complain("a second hello"),
             ToWarden::Prepare(wanted) => self.prepare(*wanted),
-            ToWarden::Release { job, terminal } => self.release(job, terminal, fds),
+            ToWarden::Release { job, terminal, limits } => self.release(job, terminal, &limits, fds),
             ToWarden::Kill { job } => self.end_job(job),
             ToWarden::Signal { ask, job, signal, target } => self.signal(ask, job, signal, target),
             ToWarden::Pause { ask, job } => self.pause(ask, job, true),
@@ -161,6 +161,9 @@ impl Process {
             cwd: wanted.cwd.as_deref(),
             home,
             identity,
+            profiles: &self.hello.profiles,
+            confine: &wanted.confine,
+            fallback: self.controllers.fallback(leaf),
             path: &self.hello.path,
             nice: self.hello.nice,
             descriptors: self.descriptors,
@@ -194,7 +197,7 @@ impl Process {
         }
     }
 
-    fn release(&mut self, number: u64, terminal: bool, fds: Vec<OwnedFd>) {
+    fn release(&mut self, number: u64, terminal: bool, limits: &WireLimits, fds: Vec<OwnedFd>) {
         let exec = Duration::from_millis(self.hello.exec_ms);
         let Some(job) = self.jobs.get_mut(&number).filter(|j| j.phase == Phase::Parked) else {
             return;
@@ -208,6 +211,10 @@ impl Process {
         };
         if let Err(errno) = given {
             return self.fail(number, WireFailure::new(SpawnStage::Terminal, errno, "owner"));
+        }
+        match self.controllers.meter(job.leaf.as_ref(), job.leader.pid, limits) {
+            Ok(meter) => job.meter = meter,
+            Err(failure) => return self.fail(number, failure),
         }
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         match link::send(gate.as_fd(), &[1], &borrowed) {

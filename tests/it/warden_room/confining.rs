@@ -9,18 +9,22 @@ use super::*;
 /// What the attacker is told: the numbers of its victims, and a socket.
 const TARGETS: &str = "EXECGATE_ATTACK";
 
-/// Starts this binary as a job that runs one ignored test of this file.
-async fn start_self(warden: &Warden, prepare: Prepare, test: &str, tell: &str) -> (Running, PipeEnds) {
+/// Starts this binary as a job that runs one ignored test of these files.
+pub(super) async fn start_self_with(
+    warden: &Warden,
+    test: &str,
+    tell: &str,
+    limits: &JobLimits,
+) -> (Running, PipeEnds) {
     let exe = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
-    let test = format!("warden_room::confining::{test}");
-    let job = prepare.job;
-    let prepared = warden.prepare(Prepare { program: exe.clone(), ..prepare }).await.unwrap();
+    let (job, test) = (job_id(), format!("warden_room::{test}"));
+    let prepared = warden.prepare(wanted(job, &exe)).await.unwrap();
     let (stdio, ends) = Stdio::pipes(false).unwrap();
     let argv = [&exe, "--exact", &test, "--ignored", "--nocapture", "--test-threads=1"];
     let mut command = command(job, &argv, None);
     command.env.insert(TARGETS.to_owned(), tell.to_owned());
     let cleared = cleared(&prepared, command);
-    (prepared.release(&cleared, stdio, &JobLimits::default()).await.unwrap(), ends)
+    (prepared.release(&cleared, stdio, limits).await.unwrap(), ends)
 }
 
 /// Says loudly when this kernel cannot show what the test is about.
@@ -42,7 +46,8 @@ async fn attack() {
     let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     let (victim, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
     let tell = format!("{} {} {} {name}", std::process::id(), warden.pid(), victim.pid());
-    let (attacker, ends) = start_self(&warden, wanted(job_id(), ""), "attacker", &tell).await;
+    let (attacker, ends) =
+        start_self_with(&warden, "confining::attacker", &tell, &JobLimits::default()).await;
     let said = output(ends.stdout).await;
     attacker.emptied().await;
     let attempts: Vec<_> = said.lines().filter_map(|line| line.split_once("attempt ").map(|l| l.1)).collect();
@@ -234,4 +239,113 @@ async fn what_ordinary_programs_do_still_works() {
     let (_running, ends) = start(&warden, job_id(), &["sh", "-c", script]).await;
     let (said, errors) = (output(ends.stdout).await, output(ends.stderr).await);
     assert_eq!(said, "x\n64\nfine\n", "{errors}");
+}
+
+async fn with_profiles(profiles: Vec<Profile>) -> Warden {
+    Warden::launch(Settings { profiles, ..settings(None) }).await.unwrap()
+}
+
+fn profile(name: &str, files: Option<(&[&str], &[&str])>, offline: bool) -> Profile {
+    let paths = |texts: &[&str]| texts.iter().map(PathBuf::from).collect();
+    let files = files.map(|(read, write)| FileRoots { read: paths(read), write: paths(write) });
+    Profile { name: name.into(), files, offline, required: true }
+}
+
+/// Runs a shell under profiles of the request, and others of the decision.
+async fn shell_under(warden: &Warden, asked: &[&str], decided: &[&str], script: &str) -> (String, String) {
+    let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let job = job_id();
+    let prepared = warden.prepare(Prepare { confine: names(asked), ..wanted(job, "sh") }).await.unwrap();
+    let (stdio, ends) = Stdio::pipes(false).unwrap();
+    let permission = Permission { confine: names(decided), ..Permission::default() };
+    let cleared = cleared_on(&prepared, command(job, &["sh", "-c", script], None), permission);
+    let _running = prepared.release(&cleared, stdio, &JobLimits::default()).await.unwrap();
+    (output(ends.stdout).await, output(ends.stderr).await)
+}
+
+const SYSTEM: [&str; 6] = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/proc"];
+
+#[tokio::test]
+async fn a_job_under_file_roots_sees_nothing_else() {
+    let (open, closed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (open, closed) = (open.path().to_str().unwrap(), closed.path().to_str().unwrap());
+    fs::write(format!("{closed}/secret"), "secret").unwrap();
+    let warden = with_profiles(vec![profile("files", Some((&SYSTEM, &[open])), false)]).await;
+    if !has_landlock(&warden) {
+        return;
+    }
+    let script = format!(
+        "echo mine >{open}/file && cat {open}/file; cat {closed}/secret; echo x >{closed}/new; ls {closed}; \
+         echo x >/etc/execgate-test; echo gone >/dev/null && echo null"
+    );
+    for (asked, decided) in [(vec!["files"], vec![]), (vec![], vec!["files", "base"])] {
+        let (said, errors) = shell_under(&warden, &asked, &decided, &script).await;
+        assert_eq!(said, "mine\nnull\n", "{errors}");
+        assert_eq!(errors.matches("ermission denied").count(), 4, "{errors}");
+    }
+    assert!(!PathBuf::from(format!("{closed}/new")).exists());
+    let (said, _) = shell_under(&warden, &[], &[], &format!("cat {closed}/secret")).await;
+    assert_eq!(said, "secret", "without the profile nothing changes");
+}
+
+#[tokio::test]
+async fn of_two_sets_of_file_roots_both_hold() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (one.path().to_str().unwrap(), two.path().to_str().unwrap());
+    let first = profile("first", Some((&SYSTEM, &[one, two])), false);
+    let second = profile("second", Some((&SYSTEM, &[two, "/nowhere"])), false);
+    let warden = with_profiles(vec![first, second]).await;
+    if !has_landlock(&warden) {
+        return;
+    }
+    let script = format!("echo x >{one}/f && echo one; echo x >{two}/f && echo two");
+    assert_eq!(shell_under(&warden, &["first"], &["second"], &script).await.0, "two\n");
+    assert_eq!(shell_under(&warden, &["first"], &[], &script).await.0, "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn an_offline_job_reaches_nobody() {
+    let warden = with_profiles(vec![profile("offline", None, true)]).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!("bash -c 'echo hello >/dev/tcp/127.0.0.1/{port}' 2>&1 && echo connected; echo over");
+    let (said, _) = shell_under(&warden, &[], &[], &script).await;
+    assert_eq!(said, "connected\nover\n", "the way is open without the profile");
+    for (asked, decided) in
+        [(vec!["offline"], vec![]), (vec![], vec!["offline"]), (vec!["offline"], vec!["offline"])]
+    {
+        let (said, _) = shell_under(&warden, &asked, &decided, &script).await;
+        assert!(said.ends_with("over\n") && !said.contains("connected"), "{asked:?} {decided:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_profile_that_is_not_configured_fails_the_start() {
+    let warden = with_profiles(vec![profile("offline", None, true)]).await;
+    assert!(warden.has_profile("offline") && warden.has_profile("base") && !warden.has_profile("other"));
+    let asked = Prepare { confine: vec!["other".into()], ..wanted(job_id(), "true") };
+    let failure = warden.prepare(asked).await.expect_err("an unknown profile");
+    assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Confine, Errno::ENOENT));
+    let (job, decided) = (job_id(), Permission { confine: vec!["other".into()], ..Permission::default() });
+    let prepared = warden.prepare(wanted(job, "true")).await.unwrap();
+    let (stdio, _ends) = Stdio::pipes(false).unwrap();
+    let cleared = cleared_on(&prepared, command(job, &["true"], None), decided);
+    let failure = prepared.release(&cleared, stdio, &JobLimits::default()).await.expect_err("unknown too");
+    assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Confine, Errno::ENOENT));
+    idle(&warden).await;
+}
+
+#[tokio::test]
+async fn a_confinement_that_the_kernel_refuses_fails_the_start_and_leaves_nothing() {
+    // Landlock nests sixteen domains at most; base is one.
+    let names: Vec<String> = (0..16).map(|n| format!("p{n}")).collect();
+    let warden =
+        with_profiles(names.iter().map(|n| profile(n, Some((&["/"], &["/"])), false)).collect()).await;
+    if !has_landlock(&warden) {
+        return;
+    }
+    let failure = start_as(&warden, Prepare { confine: names, ..wanted(job_id(), "true") }, &["true"]).await;
+    let failure = failure.expect_err("a domain too many");
+    assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Confine, Errno::E2BIG));
+    idle(&warden).await;
 }

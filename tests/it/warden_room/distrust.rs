@@ -58,7 +58,11 @@ fn hostile_requests(victim: u64) -> Vec<Vec<u8>> {
     let (hello, prepare, release, kill, signal, pause, resume, census) = (0, 1, 2, 3, 4, 5, 6, 7);
     let mut all = vec![request(hello, &[1; 20]), request(prepare, &[u64::MAX; 3]), request(census, &[9])];
     for job in [0, 99, 1 << 40, u64::MAX >> 4, u64::MAX] {
-        all.extend([request(kill, &[job]), request(release, &[job, 1]), request(release, &[job, 0])]);
+        all.extend([
+            request(kill, &[job]),
+            request(release, &[job, 1, 0, 0, 0, 0, 0, 0]),
+            request(release, &[job, 0, 0, 0, 0, 0, 0, 0]),
+        ]);
         all.extend([
             request(pause, &[1, job]),
             request(resume, &[1, job]),
@@ -69,9 +73,9 @@ fn hostile_requests(victim: u64) -> Vec<Vec<u8>> {
     for number in [0, 1 << 20, u64::from(u32::MAX)] {
         all.push(request(signal, &[1, victim, number, 3]));
     }
-    all.extend([request(signal, &[1, victim, 18, 4]), request(release, &[victim, 0])]);
+    all.extend([request(signal, &[1, victim, 18, 4]), request(release, &[victim, 0, 0, 0, 0, 0, 0, 0])]);
     let prepare_again =
-        [&[prepare][..], &postcard::to_stdvec(&victim).unwrap(), &[1, b'x', 0, 0, 0, 0, 0]].concat();
+        [&[prepare][..], &postcard::to_stdvec(&victim).unwrap(), &[1, b'x', 0, 0, 0, 0, 0, 0]].concat();
     all.push(prepare_again);
     all
 }
@@ -98,7 +102,7 @@ async fn hostile_gateway() {
         let garbage: Vec<u8> = (0..300).map(|n| (n * 7 + round * 31) as u8 | 0x80).collect();
         send(&link, &garbage, &[]);
         send(&link, &[0xff; 100_000], &[]);
-        send(&link, &request(2, &[u64::from(round), 0]), &few);
+        send(&link, &request(2, &[u64::from(round), 0, 0, 0, 0, 0, 0, 0]), &few);
         send(&link, &garbage, &many);
         send(&link, &request(7, &[u64::MAX]), &many);
     }

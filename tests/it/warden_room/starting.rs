@@ -174,6 +174,72 @@ async fn requests_outside_the_settings_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn a_program_open_for_writing_is_busy() {
+    let warden = launch(None).await;
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("program");
+    fs::copy("/bin/true", &program).unwrap();
+    let _writer = fs::File::options().append(true).open(&program).unwrap();
+    let name = program.to_str().unwrap();
+    let failure = start_as(&warden, wanted(job_id(), name), &[name]).await.expect_err("busy");
+    assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Exec, Errno::ETXTBSY));
+    assert!(failure.is_of_the_request());
+    idle(&warden).await;
+}
+
+#[tokio::test]
+async fn an_identity_that_cannot_be_taken_fails_the_start_and_leaves_nothing() {
+    // (uid_t)-1 stands for "unchanged", so no process can have it; without root, no other identity can be had.
+    let impossible = Identity { uid: if is_root() { u32::MAX } else { 1 }, ..nobody() };
+    let warden = Warden::launch(Settings { identities: vec![impossible], ..settings(None) }).await.unwrap();
+    let failure = warden.prepare(Prepare { identity: Some(0), ..wanted(job_id(), "true") }).await;
+    let failure = failure.expect_err("not to be had");
+    assert_eq!(failure.stage, SpawnStage::Identity, "{failure}");
+    idle(&warden).await;
+}
+
+#[tokio::test]
+async fn a_leaf_that_cannot_be_made_fails_the_start_and_leaves_nothing() {
+    let warden = launch(None).await;
+    let (running, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
+    let group = fs::read_to_string(format!("/proc/{}/cgroup", running.pid())).unwrap();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
+    let Some(session) = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .iter()
+        .map(|mount| PathBuf::from(format!("{mount}{group}")).parent().unwrap().to_owned())
+        .find(|session| group.contains("execgate-") && session.join("cgroup.max.descendants").exists())
+    else {
+        eprintln!("NOTE: no leaves here that could fail to be made");
+        return;
+    };
+    fs::write(session.join("cgroup.max.descendants"), "1").unwrap();
+    let failure = warden.prepare(wanted(job_id(), "true")).await.expect_err("no room for a leaf");
+    assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Leaf, Errno::EAGAIN));
+    assert!(!failure.is_of_the_request());
+    running.kill();
+    running.emptied().await;
+    idle(&warden).await;
+}
+
+in_each_tier!(a_leader_that_dies_at_the_gate_fails_the_start, |warden| async move {
+    let job = job_id();
+    let prepared = warden.prepare(wanted(job, "true")).await.unwrap();
+    let child = |of: u32| {
+        let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+        children.split_ascii_whitespace().next().and_then(|pid| pid.parse::<u32>().ok())
+    };
+    // Where there are no groups, a keeper stands between the warden and the leader.
+    let first = child(warden.pid()).unwrap();
+    let leader = child(first).unwrap_or(first).cast_signed();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(leader), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (stdio, _ends) = Stdio::pipes(false).unwrap();
+    let cleared = cleared(&prepared, command(job, &["true"], None));
+    let failure = prepared.release(&cleared, stdio, &JobLimits::default()).await.expect_err("no leader");
+    assert_eq!(failure.stage, SpawnStage::Gate, "{failure}");
+    idle(&warden).await;
+});
+
 fn nobody() -> Identity {
     Identity {
         uid: NOBODY,
