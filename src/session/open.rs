@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::domain::{Claim, Counted, Failure, Scope, SessionGrant, SessionId};
 use crate::policy;
@@ -105,10 +106,11 @@ impl Core {
     fn begin_open(self: &Arc<Self>, caller: &Caller, request: SessionRequest, link: &Arc<Link>) -> OpenCell {
         let (outcome, cell) = watch::channel(None);
         let (core, caller, link) = (self.clone(), caller.clone(), link.clone());
-        self.tracker.spawn(async move {
+        let opening = async move {
             let opened = open(&core, &caller, request, &link).await;
             outcome.send_replace(Some(opened));
-        });
+        };
+        self.tracker.spawn(opening.in_current_span());
         cell
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument as _, Span};
 
 use crate::domain::{Claim, DecisionId, EndReason, Failure, Principal, SessionGrant, SessionId};
 use crate::quota::Slot;
@@ -89,9 +90,23 @@ pub struct SessionClosed {
 
 #[derive(Debug)]
 enum Request {
-    Start { request: Box<JobRequest>, link: Arc<Link>, reply: oneshot::Sender<Result<StartCell, Failure>> },
-    Attach { link: Arc<Link>, takeover: bool, reply: oneshot::Sender<Result<Attached, Failure>> },
-    Close { reason: EndReason, word: &'static str, reply: Option<oneshot::Sender<SessionClosed>> },
+    Start {
+        request: Box<JobRequest>,
+        link: Arc<Link>,
+        /// Of the request that asks, so that every line about the job names it.
+        span: Span,
+        reply: oneshot::Sender<Result<StartCell, Failure>>,
+    },
+    Attach {
+        link: Arc<Link>,
+        takeover: bool,
+        reply: oneshot::Sender<Result<Attached, Failure>>,
+    },
+    Close {
+        reason: EndReason,
+        word: &'static str,
+        reply: Option<oneshot::Sender<SessionClosed>>,
+    },
     Disconnect(Arc<Link>),
 }
 
@@ -107,7 +122,8 @@ impl Session {
     /// Whatever refuses or breaks the start.
     pub async fn start(&self, request: JobRequest, link: &Arc<Link>) -> Result<Arc<Job>, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Start { request: Box::new(request), link: link.clone(), reply }).await?;
+        let span = Span::current();
+        self.send(Request::Start { request: Box::new(request), link: link.clone(), span, reply }).await?;
         let mut cell = answer.await.map_err(|_| Failure::NotFound("session"))??;
         let outcome = cell.wait_for(Option::is_some).await;
         match outcome.as_deref() {
@@ -223,9 +239,9 @@ impl Task {
     fn handle(&mut self, request: Request) {
         self.last_request = Instant::now();
         match request {
-            Request::Start { request, link, reply } => {
+            Request::Start { request, link, span, reply } => {
                 // Nobody waits for the answer of a caller that is gone.
-                let _ = reply.send(self.start(*request, &link));
+                let _ = reply.send(self.start(*request, &link, span));
             }
             Request::Attach { link, takeover, reply } => {
                 let _ = reply.send(self.attach(link, takeover));
@@ -235,7 +251,7 @@ impl Task {
         }
     }
 
-    fn start(&mut self, request: JobRequest, link: &Arc<Link>) -> Result<StartCell, Failure> {
+    fn start(&mut self, request: JobRequest, link: &Arc<Link>, span: Span) -> Result<StartCell, Failure> {
         if self.closing.is_some() {
             return Err(Failure::NotFound("session"));
         }
@@ -244,7 +260,7 @@ impl Task {
                 "another connection owns the session; take it over first".to_owned(),
             ));
         }
-        let Some(key) = request.key.clone() else { return Ok(self.begin(request)) };
+        let Some(key) = request.key.clone() else { return Ok(self.begin(request, span)) };
         let digest = request.digest();
         if let Some((earlier, cell)) = self.starts.get(&key)
             && !matches!(&*cell.borrow(), Some(Err(_)))
@@ -255,15 +271,15 @@ impl Task {
             };
         }
         self.forget_dead_keys();
-        let cell = self.begin(request);
+        let cell = self.begin(request, span);
         self.starts.insert(key, (digest, cell.clone()));
         Ok(cell)
     }
 
-    fn begin(&mut self, request: JobRequest) -> StartCell {
+    fn begin(&mut self, request: JobRequest, span: Span) -> StartCell {
         let (outcome, cell) = watch::channel(None);
         let job = start::job(self.core.clone(), self.card.clone(), request, self.state.subscribe(), outcome);
-        self.jobs.spawn(self.core.tracker.track_future(job));
+        self.jobs.spawn(self.core.tracker.track_future(job.instrument(span)));
         self.publish();
         cell
     }

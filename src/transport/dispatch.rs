@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::domain::{Authority, EndReason, Failure, JobId, RequestId, Signal, TerminalSize};
 use crate::rpc::method::Until;
@@ -96,7 +97,13 @@ pub(super) async fn answer(
     method: Method,
     request: RequestId,
 ) -> Reply {
-    let outcome = run(&connection, method).await;
+    let span = tracing::info_span!(
+        "request",
+        request_id = %request,
+        connection = %connection.link.id(),
+        tenant = %connection.caller.principal.tenant
+    );
+    let outcome = run(&connection, method).instrument(span).await;
     let word = if outcome.is_ok() { "ok" } else { "error" };
     ::metrics::counter!("execgate_requests_total", "outcome" => word).increment(1);
     if let Err(failure) = &outcome {

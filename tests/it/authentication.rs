@@ -233,6 +233,8 @@ fn plaintext_a_stalled_handshake_and_an_old_version_on_the_tls_port_are_cut_off(
         assert_eq!(speak(&gateway, "\u{16}\u{3}\u{1}\u{1}").await, "", "a stalled handshake");
         let token = pki.token("acme", "ada", Duration::from_secs(60), json!({}));
         let bearer = format!("Bearer {token}");
+        let old = Client::tls(&gateway, pki.old_client(), &[("authorization", &bearer)]).await;
+        assert_eq!(refused(old), 0, "TLS 1.2 was spoken");
         let mut client = Client::tls(&gateway, pki.client(None), &[("authorization", &bearer)])
             .await
             .expect("a good one works");

@@ -411,6 +411,11 @@ fn log_lines_are_json_escape_control_bytes_and_carry_no_secret() {
     let log = gateway.log();
     for line in log.lines() {
         let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        if ["job started", "job closed", "session opened"].contains(&value["message"].as_str().unwrap()) {
+            for field in ["request_id", "connection", "tenant"] {
+                assert!(value["span"][field].is_string(), "{field} is missing in {line}");
+            }
+        }
         if value["message"] == "job started" {
             for field in ["job", "session", "tenant", "decision"] {
                 assert!(value[field].is_string(), "{field} is missing in {line}");

@@ -170,6 +170,8 @@ fn a_jwt_cannot_choose_its_algorithm_or_its_key() {
         assert!(takes(&sign(&header, &claims())).is_none(), "{header:?}");
     }
     assert!(takes(&with(json!({"alg": "EdDSA", "kid": "k1"}), signature)).is_none(), "another header");
+    let zeroes = URL_SAFE_NO_PAD.encode([0; 64]);
+    assert!(takes(&with(json!({"typ": "JWT", "alg": "EdDSA", "kid": "k1"}), &zeroes)).is_none(), "zeroes");
     assert!(takes(&good.replace('.', "..")).is_none());
 }
 

@@ -1,0 +1,264 @@
+//! What is promised in numbers, and the long run. Ignored by default:
+//! `cargo test --test it -- --ignored --nocapture measurements::`, and for the soak `EXECGATE_SOAK_SECONDS=1800`.
+
+#![allow(clippy::disallowed_methods, reason = "the length of the soak comes from the environment")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::authentication::with_token;
+use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+
+/// No policy but one that allows all, so that the limits of the core are what is met.
+const OPEN: &str = "[policy.commands]\nmodule = \"builtin:command-rules\"\nsettings = { preset = \"unrestricted\" }\n\
+    [policy.quota]\nmodule = \"builtin:session-quota\"\nsettings = { sessions = { subject = 100000 }, jobs = { subject = 100000 } }\n";
+
+fn percentile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn m2_the_session_beyond_the_limit_is_refused_in_a_millisecond_and_nothing_is_spawned() {
+    let limits = "[limits]\nsessions = 1000\nrequests_per_second = 100000\n";
+    let gateway = Gateway::with(&format!("{OPEN}{limits}"));
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        for _ in 0..1000 {
+            client.call("session.open", json!({})).await.unwrap();
+        }
+        let (warden, before) = (gateway.warden, proc::children(gateway.warden).len());
+        let mut times = Vec::new();
+        for _ in 0..500 {
+            let since = Instant::now();
+            let error = client.call("session.open", json!({})).await.unwrap_err();
+            times.push(since.elapsed());
+            assert_eq!(
+                (&error["data"]["kind"], &error["data"]["value"]),
+                (&json!("limit_exceeded"), &json!(1000))
+            );
+        }
+        assert_eq!(proc::children(warden).len(), before, "something was spawned");
+        let (p50, p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
+        eprintln!("M2: the 1 001st session is refused, round trip p50 {p50:?}, p99 {p99:?} of 500");
+        assert!(p50 <= Duration::from_millis(1), "{p50:?}");
+    });
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn an_idle_gateway_exits_within_100_ms_of_sigterm() {
+    let mut times: Vec<_> = (0..20)
+        .map(|_| {
+            let mut gateway = Gateway::start();
+            run(async { drop(Client::connect(&gateway).await.call("server.info", json!({})).await) });
+            let since = Instant::now();
+            gateway.signal(Signal::SIGTERM);
+            assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+            since.elapsed()
+        })
+        .collect();
+    let (p50, most) = (percentile(&mut times, 50), percentile(&mut times, 100));
+    eprintln!("SIGTERM without jobs to exit 0: p50 {p50:?}, most {most:?} of 20");
+    assert!(p50 <= Duration::from_millis(100), "{p50:?}");
+}
+
+/// What a load came to.
+#[derive(Debug, Default)]
+struct Load {
+    started: usize,
+    refused: BTreeMap<String, usize>,
+    refusals: Vec<Duration>,
+}
+
+/// One connection that asks for a start of `true` so often; more than `most` in flight it does not ask.
+async fn drive(gateway: &Gateway, every: Duration, most: usize, length: Duration) -> Load {
+    let (mut client, mut load) = (Client::connect(gateway).await, Load::default());
+    let mut flight: HashMap<u64, Instant> = HashMap::new();
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let end = tokio::time::Instant::now() + length;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => return load,
+            _ = tick.tick(), if flight.len() < most => {
+                let id = client.send("job.start", json!({"argv": ["true"], "view": false})).await;
+                flight.insert(id, Instant::now());
+            }
+            message = client.next() => {
+                let Some(message) = message else { panic!("the connection ended under load") };
+                let Some(since) = message["id"].as_u64().and_then(|id| flight.remove(&id)) else { continue };
+                match message["error"]["data"]["kind"].as_str() {
+                    None => load.started += 1,
+                    Some(kind) => {
+                        *load.refused.entry(kind.to_owned()).or_default() += 1;
+                        load.refusals.push(since.elapsed());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn all(gateway: &Gateway, clients: u32, rate: f64, most: usize, length: Duration) -> Load {
+    let every = Duration::from_secs_f64(f64::from(clients) / rate);
+    let loads = (0..clients).map(|_| drive(gateway, every, most, length));
+    let mut sum = Load::default();
+    for load in futures_util::future::join_all(loads).await {
+        sum.started += load.started;
+        sum.refusals.extend(load.refusals);
+        for (kind, n) in load.refused {
+            *sum.refused.entry(kind).or_default() += n;
+        }
+    }
+    sum
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn overload_of_ten_times_the_peak_keeps_goodput_and_refuses_fast() {
+    let gateway = Gateway::with(&format!("{OPEN}[limits]\njobs = 8\nrequests_per_second = 100000\n"));
+    run(async {
+        let length = Duration::from_secs(5);
+        let seconds = length.as_secs_f64();
+        // As fast as two clients with two in flight each can go.
+        all(&gateway, 2, 100_000.0, 2, Duration::from_secs(2)).await;
+        let peak = all(&gateway, 2, 100_000.0, 2, length).await.started as f64 / seconds;
+        let mut over = all(&gateway, 20, 10.0 * peak, 64, length).await;
+        let since = Instant::now();
+        Client::connect(&gateway)
+            .await
+            .call("job.start", json!({"argv": ["true"]}))
+            .await
+            .expect("recovered");
+        let recovery = since.elapsed();
+        let goodput = over.started as f64 / seconds;
+        let refused: usize = over.refused.values().sum();
+        let offered = (over.started + refused) as f64 / seconds;
+        let (p50, p99) = (percentile(&mut over.refusals, 50), percentile(&mut over.refusals, 99));
+        eprintln!(
+            "overload: peak {peak:.0}/s; offered {offered:.0}/s, goodput {goodput:.0}/s = {:.0} % of peak; refused {:?}, p50 {p50:?}, \
+             p99 {p99:?}; a start after it took {recovery:?}",
+            100.0 * goodput / peak,
+            over.refused
+        );
+        assert!(
+            over.refused
+                .keys()
+                .all(|kind| ["limit_exceeded", "rate_limited", "unavailable"].contains(&kind.as_str()))
+        );
+        assert!(recovery < Duration::from_secs(1), "{recovery:?}");
+    });
+}
+
+/// Numbers that nobody can predict and everybody can repeat (Knuth's 64-bit linear congruence).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// One act of a client that means no good, or none at all.
+async fn act(gateway: &Gateway, dice: &mut Dice) {
+    match dice.roll(12) {
+        0 => drop(with_token(gateway, "wrong").await),
+        1 => {
+            // A peer that says half of something and goes.
+            let socket = TcpStream::connect(gateway.address()).await.unwrap();
+            drop(socket.try_write(b"GET /v1/ws HTTP/1.1\r\nHost: loc"));
+        }
+        2 => gateway.signal(Signal::SIGHUP),
+        3 => drop(crate::transport::get(gateway, "/readyz").await),
+        _ => {
+            // Connections may be refused while places are short.
+            let Ok(mut client) = Client::with(gateway, &[]).await else { return };
+            let script = [
+                "echo hello",
+                "yes | head -c 1000000",
+                "exec sleep 1000",
+                "setsid sleep 1000 & sleep 1000 &",
+                "trap '' TERM; sleep 1000",
+                "exit 3",
+                "cat /no/such/file",
+                "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait",
+            ][dice.roll(8) as usize];
+            let mut stdin = "null";
+            if dice.roll(4) == 0 {
+                stdin = "pipe";
+            }
+            let asked = json!({"argv": ["sh", "-c", script], "stdin": stdin, "labels": {"soak": "x"}});
+            let Ok(started) = client.call("job.start", asked).await else { return };
+            let job = started["job"].clone();
+            match dice.roll(6) {
+                0 => drop(client.call("job.kill", json!({"job": job})).await),
+                1 => drop(client.call("job.pause", json!({"job": job})).await),
+                2 => drop(client.call("job.stop", json!({"job": job, "grace_ms": 50})).await),
+                3 => drop(timeout(Duration::from_millis(50), client.next()).await),
+                4 => client.raw("[[[[").await,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "half an hour, or EXECGATE_SOAK_SECONDS"]
+fn soak_with_random_faults_returns_everything_to_where_it_was() {
+    let seconds =
+        std::env::var("EXECGATE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1800);
+    let gateway = Gateway::with(&format!(
+        "{OPEN}[limits]\nkeep_ended = \"1s\"\nended_jobs = 64\nended_jobs_per_session = 64\n"
+    ));
+    let pid = gateway.pid();
+    run(async {
+        let mut dice = Dice(u64::from(std::process::id()));
+        eprintln!("soak: seed {}", dice.0);
+        // What the first acts make for good — pools, arenas, tables — is not a leak.
+        for _ in 0..200 {
+            act(&gateway, &mut dice).await;
+        }
+        let settled = || gateway.survivors().is_empty();
+        eventually(PATIENCE, "the warm-up is over", settled);
+        let start = (proc::descriptors(pid), proc::groups_of(&gateway.banner).len(), proc::rss(pid));
+        let (since, mut acts, mut next) = (Instant::now(), 0_u64, Duration::ZERO);
+        while since.elapsed() < Duration::from_secs(seconds) {
+            act(&gateway, &mut dice).await;
+            acts += 1;
+            if since.elapsed() >= next {
+                next += Duration::from_secs((seconds / 20).max(1));
+                let (rss, fds) = (proc::rss(pid) >> 10, proc::descriptors(pid));
+                eprintln!(
+                    "soak: {:>5} s {acts:>7} acts {rss:>8} KiB {fds:>4} fds",
+                    since.elapsed().as_secs()
+                );
+            }
+        }
+        eventually(PATIENCE, "no process is left", settled);
+        eventually(PATIENCE, "descriptors are back", || proc::descriptors(pid) <= start.0 + 2);
+        eventually(Duration::from_secs(120), "groups are back", || {
+            proc::groups_of(&gateway.banner).len() <= start.1 + 2
+        });
+        let rss = proc::rss(pid);
+        eprintln!(
+            "soak: {acts} acts; rss {} -> {} KiB, descriptors {} -> {}",
+            start.2 >> 10,
+            rss >> 10,
+            start.0,
+            proc::descriptors(pid)
+        );
+        assert!(rss < start.2 + (48 << 20), "memory grew from {} to {rss}", start.2);
+        assert_eq!(proc::zombies(pid), 0);
+        let info: Value = Client::connect(&gateway).await.call("server.info", json!({})).await.unwrap();
+        assert!(info["epoch"].is_string(), "it never restarted");
+        assert!(!gateway.log().contains("panicked"), "something panicked");
+    });
+}
