@@ -101,7 +101,15 @@ pub(super) async fn job(
     };
     match started {
         Err(failure) => {
-            tracing::info!(session = %session.id, tenant = %caller.principal.tenant, ?failure, "job refused");
+            match failure {
+                // Whoever asks beyond a limit asks often: his refusals are counted, and must not fill the log.
+                Failure::LimitExceeded { .. } | Failure::RateLimited { .. } => {
+                    tracing::debug!(session = %session.id, tenant = %caller.principal.tenant, ?failure, "job refused");
+                }
+                _ => {
+                    tracing::info!(session = %session.id, tenant = %caller.principal.tenant, ?failure, "job refused");
+                }
+            }
             outcome.send_replace(Some(Err(failure)));
             0
         }
