@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::config::Loaded;
@@ -41,13 +42,18 @@ impl Server {
         let mut hangup = signal(SignalKind::hangup())?;
         let core = self.core.clone();
         let live = Arc::new(self.live(loaded, source));
+        let mut reloading = None;
         systemd::ready();
         loop {
             tokio::select! {
                 () = stop.wanted() => break,
                 () = core.drain_requested() => break,
-                _ = hangup.recv() => self.reload(&live, None),
-                Some(wish) = core.reload_requested() => self.reload(&live, Some(wish)),
+                // One at a time: signals that come meanwhile are one signal, and the calls of admins wait in a short queue.
+                _ = hangup.recv(), if reloading.is_none() => reloading = Some(self.reload(&live, None)),
+                Some(wish) = core.reload_requested(), if reloading.is_none() => {
+                    reloading = Some(self.reload(&live, Some(wish)));
+                }
+                () = ended(&mut reloading) => reloading = None,
                 () = core.rooms.warden.gone() => {
                     tracing::error!("the warden is gone: every job was killed; leaving");
                     self.goodbye().await;
@@ -80,7 +86,7 @@ impl Server {
     }
 
     /// In a task of its own: a signal to stop must not wait for policies to compile.
-    fn reload(&self, live: &Arc<Live>, wish: Option<ReloadWish>) {
+    fn reload(&self, live: &Arc<Live>, wish: Option<ReloadWish>) -> JoinHandle<()> {
         let live = live.clone();
         self.tracker.spawn(async move {
             systemd::reloading();
@@ -88,7 +94,7 @@ impl Server {
             systemd::ready();
             // An admin that is gone needs no answer.
             let _ = wish.map(|wish| wish.send(outcome));
-        });
+        })
     }
 
     async fn drain(self, stop: &mut Stop, delay: Duration, grace: Duration, kill_grace: Duration) {
@@ -142,6 +148,15 @@ impl Server {
         self.core.rooms.audit.flush().await;
         let orderly = self.core.rooms.warden.shutdown().await;
         tracing::info!(orderly, "gone");
+    }
+}
+
+/// Completes when the reload under way is over; never when there is none.
+async fn ended(reloading: &mut Option<JoinHandle<()>>) {
+    match reloading {
+        // One that broke off is over too, and has changed nothing or all.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
     }
 }
 

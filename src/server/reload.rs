@@ -15,6 +15,7 @@ use crate::session::Core;
 use crate::telemetry;
 use crate::transport::{Access, Credentials, Names, Tls};
 
+use super::memory;
 use super::setup::Setup;
 
 /// Keys that can change while serving, with everything below them.
@@ -112,7 +113,8 @@ impl Live {
             tls.replace(config.clone());
         }
         self.access.replace(setup.credentials.clone());
-        if let Some(bound) = setup.memory {
+        if setup.memory != before.setup.memory {
+            let bound = setup.memory.unwrap_or_else(|| memory::bound(setup));
             self.core.memory.bound.store(bound, Ordering::Relaxed);
         }
         telemetry::set_level(&fresh.loaded.settings.log.level);

@@ -44,7 +44,11 @@ impl FromRequestParts<Gateway> for Identified {
         let shown = Shown { headers: &parts.headers, query, certificate, source };
         let identified = gateway.access.identify(&shown).map_err(|unknown| {
             let request_id = parts.extensions.get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
-            tracing::info!(request_id, %source, ?unknown, "no valid credential");
+            match unknown {
+                Unknown::Nobody => tracing::info!(request_id, %source, "no valid credential"),
+                // Said once, with the failure that earned it: a flood must not fill the log.
+                Unknown::Penalised(_) => tracing::debug!(request_id, %source, "penalised"),
+            }
             refusal(unknown)
         })?;
         if let Some(guest) = parts.extensions.get::<Guest>() {

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::authentication::with_token;
 use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
 
 /// No policy but one that allows all, so that the limits of the core are what is met.
@@ -170,13 +169,19 @@ impl Dice {
 /// One act of a client that means no good, or none at all.
 async fn act(gateway: &Gateway, dice: &mut Dice) {
     match dice.roll(12) {
-        0 => drop(with_token(gateway, "wrong").await),
+        0 => {
+            // Each from a source of its own, or the penalties would end the soak.
+            let from = format!("198.51.{}.{}", dice.roll(256), dice.roll(256));
+            drop(
+                Client::with(gateway, &[("authorization", "Bearer wrong"), ("x-forwarded-for", &from)]).await,
+            );
+        }
         1 => {
             // A peer that says half of something and goes.
             let socket = TcpStream::connect(gateway.address()).await.unwrap();
             drop(socket.try_write(b"GET /v1/ws HTTP/1.1\r\nHost: loc"));
         }
-        2 => gateway.signal(Signal::SIGHUP),
+        2 if dice.roll(20) == 0 => gateway.signal(Signal::SIGHUP),
         3 => drop(crate::transport::get(gateway, "/readyz").await),
         _ => {
             // Connections may be refused while places are short.
@@ -216,7 +221,7 @@ fn soak_with_random_faults_returns_everything_to_where_it_was() {
     let seconds =
         std::env::var("EXECGATE_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1800);
     let gateway = Gateway::with(&format!(
-        "{OPEN}[limits]\nkeep_ended = \"1s\"\nended_jobs = 64\nended_jobs_per_session = 64\n"
+        "{OPEN}[server]\ntrusted_proxies = [\"127.0.0.1\"]\n[limits]\nkeep_ended = \"1s\"\nended_jobs = 64\nended_jobs_per_session = 64\n"
     ));
     let pid = gateway.pid();
     run(async {
