@@ -38,6 +38,7 @@ fn main() {
     for policy in ["sdk", "command-rules", "session-quota", "rate-limit"] {
         println!("cargo:rerun-if-changed=policies/{policy}");
     }
+    sources(&root, &out);
     need_target();
     let target = out.join("policies");
     build(&root.join("policies"), &target);
@@ -45,6 +46,40 @@ fn main() {
         let file = format!("{policy}.wasm");
         let built = target.join(TARGET).join("release").join(&file);
         fs::copy(&built, out.join(&file)).unwrap_or_else(|e| panic!("{}: {e}", built.display()));
+    }
+}
+
+/// Writes down what `policy new` puts into a new folder: the SDK, the interfaces, and what their build needs.
+fn sources(root: &Path, out: &Path) {
+    let mut files = Vec::new();
+    for (from, to) in [("policies/sdk", "vendor/sdk"), ("wit", "wit")] {
+        collect(&root.join(from), to, &mut files);
+    }
+    for (from, to) in [
+        ("policies/.cargo/config.toml", ".cargo/config.toml"),
+        ("policies/Cargo.lock", "Cargo.lock"),
+        ("rust-toolchain.toml", "rust-toolchain.toml"),
+    ] {
+        files.push((to.to_owned(), root.join(from)));
+    }
+    let entries: Vec<_> =
+        files.iter().map(|(to, from)| format!("({to:?}, include_str!({from:?}))")).collect();
+    fs::write(out.join("sdk_sources.rs"), format!("&[{}]", entries.join(",\n")))
+        .expect("OUT_DIR can be written");
+}
+
+fn collect(from: &Path, to: &str, files: &mut Vec<(String, PathBuf)>) {
+    let mut entries: Vec<_> = fs::read_dir(from).expect("the sources are there").flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            if name != "target" {
+                collect(&entry.path(), &format!("{to}/{name}"), files);
+            }
+        } else if [".rs", ".toml", ".wit", ".md", ".json"].iter().any(|end| name.ends_with(end)) {
+            files.push((format!("{to}/{name}"), entry.path()));
+        }
     }
 }
 

@@ -90,6 +90,7 @@ fn cleared(prepared: &Prepared) -> Cleared<Resolved> {
     let facts =
         Facts { executable: prepared.executable().clone(), cwd: prepared.cwd().to_owned(), script: None };
     let ballot = Ballot {
+        author: Default::default(),
         policy: Arc::from("bench"),
         mode: Mode::Enforce,
         outcome: Ok(Verdict::Allow(Permission::default())),

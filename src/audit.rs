@@ -1,14 +1,28 @@
-//! The decision log: one JSON line a decision, each carrying the hash of the one before.
+//! The decision log: one JSON line a review, each carrying the hash of the one before.
 //!
-//! Written by one thread through a bounded queue. A line that cannot be queued either refuses the decision or is counted
-//! as lost, as configured; it is never lost silently. The chain makes any later change to a line show.
+//! ```text
+//! decision ──record, never waits──> queue ──one thread──> line ──hash of the line before──> file ──size──> file.1, file.2, …
+//! ```
+//! A line says what guests were asked, exactly, what each of them answered, and what that came to; so the log is also a
+//! corpus to replay ([`read`]). A line that cannot be queued either refuses the decision or is counted as lost, as configured;
+//! it is never lost silently. The chain makes any later change to a line show; a head noted elsewhere makes a cut at the end
+//! show too. Values of secret variables and arguments are masked before anything is written or digested.
 
+mod answer;
 mod chain;
 mod entry;
+mod mask;
+mod read;
+mod request;
+mod tally;
+mod verify;
 mod writer;
 
-pub use chain::{BadLine, Verified, verify};
-pub use entry::{Entry, Said};
+pub use answer::{Answers, fold_of_command, fold_of_session};
+pub use entry::{Asked, Entry, Fold};
+pub use read::{Again, Recorded, answers_now, outcome_now, read};
+pub use tally::RefusedBy;
+pub use verify::{BadLine, Verified, verify};
 pub use writer::Audit;
 
 use std::path::PathBuf;
@@ -24,6 +38,33 @@ pub struct Settings {
     pub sync: Sync,
     /// Lines waiting to be written.
     pub queue: usize,
+    /// Bytes of a file before the next one is begun.
+    pub rotate: u64,
+    /// Files kept beside the one being written.
+    pub keep: u32,
+    /// Bytes a tenant may add in a minute; beyond, that tenant is refused.
+    pub tenant_bytes: u64,
+    /// Names of variables and options whose values are masked; `*` at either end stands for anything. Case and `-` or `_` do
+    /// not matter.
+    pub mask: Vec<String>,
+}
+
+impl Settings {
+    /// A log in this file, with everything else as the default configuration has it.
+    pub fn at(path: Option<PathBuf>) -> Self {
+        let mask =
+            ["*token*", "*secret*", "*passw*", "*api_key*", "*private_key*", "*credential*", "authorization"];
+        Self {
+            path,
+            refuse_when_full: true,
+            sync: Sync::EverySecond,
+            queue: 4096,
+            rotate: 256 << 20,
+            keep: 8,
+            tenant_bytes: 64 << 20,
+            mask: mask.map(str::to_owned).to_vec(),
+        }
+    }
 }
 
 /// When lines reach the disk.
@@ -49,10 +90,8 @@ pub enum OpenFailure {
         error: std::io::Error,
     },
     /// Its chain is broken: going on would hide that.
-    #[error("the decision log {}: {bad}; keep it as evidence under another name and start a new one", path.display())]
+    #[error("the decision log: {bad}; keep the file as evidence under another name and start a new one")]
     Broken {
-        /// Which.
-        path: PathBuf,
         /// Where.
         bad: BadLine,
     },
@@ -60,5 +99,11 @@ pub enum OpenFailure {
 
 /// The decision cannot be recorded, and must therefore not be acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the decision log cannot take another line")]
-pub struct AuditRefused;
+pub enum AuditRefused {
+    /// The queue is full, or the file cannot be written.
+    #[error("the decision log cannot take another line")]
+    Full,
+    /// The tenant wrote its share of this minute.
+    #[error("the tenant's share of the decision log is used up for this minute")]
+    Tenant,
+}

@@ -6,6 +6,7 @@
 
 mod args;
 mod attach;
+mod audit;
 mod client;
 mod config;
 mod doctor;
@@ -40,7 +41,7 @@ pub fn run() -> ExitCode {
         Command::Resume(job) => jobs::pause(&job, "job.resume"),
         Command::Config(command) => config::run(&command),
         Command::Policy(command) => policy::run(&command),
-        Command::Audit(command) => policy::audit(&command),
+        Command::Audit(command) => audit::run(&command),
         Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "execgate", &mut std::io::stdout());

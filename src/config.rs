@@ -15,7 +15,7 @@ pub mod token;
 mod units;
 
 pub use environment::Environment;
-pub use layers::{Sources, load};
+pub use layers::{Sources, guarded, load};
 pub use raw::{
     AllowEnv, Auto, CertificateTable, ForcedTier, IdentityOf, JwtTable, LogFormat, ModeWord, NetworkWord,
     OnExpiryWord, Overflow, PolicyTable, ProfileTable, Raw, Require, Sync, TenantTable, TokenTable,

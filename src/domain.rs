@@ -9,6 +9,7 @@ pub mod failure;
 pub mod ids;
 pub mod limits;
 pub mod principal;
+pub mod request;
 
 pub use command::{
     Command, Executable, Facts, FileIdentity, Interpreter, Resolved, Script, Terminal, TerminalSize,
@@ -21,3 +22,4 @@ pub use failure::{Denied, Failure, SpawnStage};
 pub use ids::{ConnectionId, DecisionId, JobId, RequestId, SessionId};
 pub use limits::{Charge, Claim, Counted, JobLimits, Quota, Scope, SessionGrant, UsageCounts};
 pub use principal::{Authority, Origin, Principal, Transport};
+pub use request::{Call, CallMethod, CommandRequest, SessionRequest, When};

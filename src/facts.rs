@@ -5,6 +5,8 @@
 
 mod script;
 
+pub use script::needs_thread;
+
 use crate::domain::{Command, Executable, Facts, Resolved};
 
 /// The command together with its facts.

@@ -15,6 +15,7 @@
 //! | 2 | [`stream`]: rings, cursors, credit, pumps, stdin |
 //! | 2 | [`audit`]: the decision log |
 //! | 3 | [`session`]: sessions and jobs |
+//! | 3 | [`cases`]: tables of what policies must say
 //! | 4 | [`transport`]: HTTP, WebSocket, authentication, health |
 //! | 5 | [`config`]: figment layers, resolved settings, provenance |
 //! | 5 | [`telemetry`]: logs |
@@ -22,6 +23,7 @@
 //! | 7 | [`cli`]: the command line |
 
 pub mod audit;
+pub mod cases;
 pub mod cli;
 pub mod config;
 pub mod domain;

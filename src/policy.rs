@@ -19,8 +19,10 @@ mod run;
 mod set;
 mod settings;
 mod snapshot;
+mod status;
+mod zone;
 
-pub use load::{Inspected, LoadFailure, PolicyFault, inspect};
-pub use run::{Call, CommandRequest, SessionRequest};
-pub use set::{Policies, PolicySummary};
+pub use load::{Inspected, LoadFailure, PolicyFault, component, inspect};
+pub use set::{Pinned, Policies, PolicySummary};
 pub use settings::{Module, PolicySettings, Settings, default_set};
+pub use status::{ReloadFailure, Status};

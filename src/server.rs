@@ -7,13 +7,16 @@
 
 mod drain;
 mod memory;
+mod policies;
 mod reload;
 mod setup;
 mod start;
 mod systemd;
+mod watch;
 mod watchdog;
 
 pub use drain::Left;
+pub use policies::{PoliciesFailure, load_policies};
 pub use reload::{Fresh, Live, Source};
 pub use setup::{Setup, SetupFailure};
 pub use start::{Server, StartFailure, start};

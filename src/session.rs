@@ -30,7 +30,7 @@ mod task;
 
 pub use self::core::{Core, Drain, ReloadWish, Rooms};
 pub use environment::Home;
-pub use explain::Explanation;
+pub use explain::{Explanation, Round};
 pub use job::{Card as JobCard, Closed, Ending, Exited, Job, JobState, Pause, Stopped};
 pub use link::{Link, News};
 pub use memory::{Memory, Pressure};

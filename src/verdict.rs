@@ -9,7 +9,7 @@ mod change;
 mod fold;
 
 pub use change::Change;
-pub use fold::{Changed, Folded, fold_command, fold_session};
+pub use fold::{Changed, Folded, fold_charges, fold_command, fold_session};
 
 use std::fmt;
 use std::sync::Arc;
@@ -123,11 +123,24 @@ pub struct Broken {
     pub detail: String,
 }
 
+/// Which code under which settings gave a verdict: enough to ask the same again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Author {
+    /// The module's own version.
+    pub version: String,
+    /// SHA-256 of the module, hexadecimal.
+    pub module: String,
+    /// SHA-256 of the settings' text, hexadecimal.
+    pub settings: String,
+}
+
 /// One policy's part in a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ballot<P> {
     /// The policy's configured name.
     pub policy: Arc<str>,
+    /// What exactly answered.
+    pub author: Arc<Author>,
     /// Whether it binds.
     pub mode: Mode,
     /// What it said, or how it broke.

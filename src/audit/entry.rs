@@ -1,126 +1,144 @@
 //! What a line says.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::{Map, Value, json};
 
-use crate::domain::{DecisionId, Principal, Resolved, SessionId};
-use crate::verdict::{Ballot, Mode, Refusal, Verdict};
+use crate::domain::{Call, Charge, CommandRequest, DecisionId, Principal, SessionGrant, SessionRequest};
+use crate::verdict::{Admission, Ballot, Permission, Refusal, Terms};
 
-/// Longest argv written whole, bytes; a longer one is cut and its digest kept.
-const ARGV_MOST: usize = 8 * 1024;
+use super::answer::{self, Answers};
+use super::mask::Masks;
+use super::request::{self, Written};
 
-/// One policy's part.
+/// What was asked, and what each policy said to it.
 #[derive(Debug, Clone)]
-pub struct Said {
-    policy: Arc<str>,
-    binds: bool,
-    verdict: &'static str,
-    rules: Vec<String>,
-    took: Duration,
+pub enum Asked {
+    /// About a command.
+    Command(Arc<CommandRequest>, Vec<Ballot<Permission>>),
+    /// About a session.
+    Session(Arc<SessionRequest>, Vec<Ballot<Admission>>),
+    /// About a price; only when that was refused: else it stands with what it was the price of.
+    Call(Arc<Call>),
 }
 
-impl Said {
-    /// What the ballot says, with the rules that `rules` finds in an allowance.
-    pub fn of<P>(ballot: &Ballot<P>, rules: impl Fn(&P) -> &[String]) -> Self {
-        let (verdict, rules) = match &ballot.outcome {
-            Ok(Verdict::Abstain) => ("abstain", Vec::new()),
-            Ok(Verdict::Allow(permission)) => ("allow", rules(permission).to_vec()),
-            Ok(Verdict::Deny(denial)) => ("deny", denial.rules.clone()),
-            Err(broken) => (broken.fault.as_str(), Vec::new()),
-        };
-        Self {
-            policy: ballot.policy.clone(),
-            binds: ballot.mode == Mode::Enforce,
-            verdict,
-            rules,
-            took: ballot.took,
-        }
-    }
+/// What it came to.
+#[derive(Debug, Clone)]
+pub enum Fold {
+    /// Allowed on these terms; for a session, with what it may do.
+    Allowed(Box<Terms>, Option<SessionGrant>),
+    /// Allowed and changed: another review follows.
+    Changed,
+    /// Refused.
+    Refused(Refusal),
 }
 
-/// One decision.
+/// One review.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its id.
+    /// The decision it belongs to.
     pub decision: DecisionId,
-    /// `session` or `command`.
-    pub hook: &'static str,
-    /// The policies' generation.
+    /// The generation that was asked.
     pub generation: u64,
-    /// Who asked.
-    pub principal: Arc<Principal>,
-    /// From which address.
-    pub address: std::net::IpAddr,
-    /// For which session.
-    pub session: SessionId,
-    /// What command, with its facts.
-    pub command: Option<Resolved>,
-    /// What each policy said.
-    pub said: Vec<Said>,
-    /// What it came to; `None` allowed.
-    pub refusal: Option<Refusal>,
+    /// 1, or 2 for the review of what the first changed.
+    pub round: u8,
+    /// Names of variables whose values some policy saw.
+    pub grants: Arc<[String]>,
+    /// What was asked and said.
+    pub asked: Asked,
+    /// What it cost; all of it was taken from the limiter, unless this refused.
+    pub charges: Vec<Ballot<Vec<Charge>>>,
+    /// What it came to.
+    pub fold: Fold,
+}
+
+/// How much of a line is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Up to 8 KiB of the request, and everything that policies said.
+    Most,
+    /// The gist: 2 KiB of the request, and verdicts without their terms.
+    Gist,
 }
 
 impl Entry {
+    pub(super) fn principal(&self) -> &Arc<Principal> {
+        match &self.asked {
+            Asked::Command(request, _) => &request.principal,
+            Asked::Session(request, _) => &request.principal,
+            Asked::Call(call) => &call.principal,
+        }
+    }
+
     /// The policies that broke, each with how.
-    pub fn broken(&self) -> impl Iterator<Item = String> + '_ {
-        let broke = |said: &&Said| !matches!(said.verdict, "abstain" | "allow" | "deny");
-        self.said.iter().filter(broke).map(|said| format!("{}: {}", said.policy, said.verdict))
-    }
-
-    /// The line without its place in the chain. Values of the environment are left out: they may be secrets.
-    pub(super) fn value(&self) -> Value {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (outcome, detail) = match &self.refusal {
-            None => ("allow", None),
-            Some(Refusal::Denied(denied)) => ("deny", Some(denied.code.clone())),
-            Some(Refusal::Failed { fault, .. }) => ("failed", Some(fault.to_string())),
+    pub fn broken(&self) -> Vec<String> {
+        fn of<P>(ballots: &[Ballot<P>]) -> Vec<String> {
+            let broke = |b: &Ballot<P>| {
+                b.outcome
+                    .as_ref()
+                    .err()
+                    .map(|broken| format!("{}: {}: {}", b.policy, broken.fault, broken.detail))
+            };
+            ballots.iter().filter_map(broke).collect()
+        }
+        let mut all = match &self.asked {
+            Asked::Command(_, ballots) => of(ballots),
+            Asked::Session(_, ballots) => of(ballots),
+            Asked::Call(_) => Vec::new(),
         };
-        json!({
-            "time_ms": u64::try_from(now.as_millis()).unwrap_or(u64::MAX), "decision": self.decision.to_string(),
-            "hook": self.hook, "generation": self.generation, "tenant": &*self.principal.tenant,
-            "subject": &*self.principal.subject, "address": self.address.to_string(), "session": self.session.to_string(),
-            "command": self.command.as_ref().map(command), "policies": self.said.iter().map(said).collect::<Vec<_>>(),
-            "outcome": outcome, "detail": detail,
-        })
+        all.extend(of(&self.charges));
+        all
+    }
+
+    /// The line without its place in the chain.
+    pub(super) fn value(&self, masks: &Masks, keep: Keep) -> Value {
+        let room = match keep {
+            Keep::Most => 8 * 1024,
+            Keep::Gist => 2 * 1024,
+        };
+        let (hook, request, policies) = match &self.asked {
+            Asked::Command(request, ballots) => {
+                ("command", request::command(request, &self.grants, masks, room), all(ballots, keep))
+            }
+            Asked::Session(request, ballots) => {
+                ("session", request::session(request, masks, room), all(ballots, keep))
+            }
+            Asked::Call(call) => ("rate", request::call(call, masks, room), Value::Null),
+        };
+        let Written { value, digest, masked, cut } = request;
+        let mut line = Map::new();
+        let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
+        put("time_ms", json!(now_ms()));
+        put("decision", json!(self.decision.to_string()));
+        put("hook", json!(hook));
+        put("round", json!(self.round));
+        put("generation", json!(self.generation));
+        put("request", value);
+        put("request_sha256", json!(digest));
+        put("masked", json!(masked));
+        put("cut", json!(cut || keep == Keep::Gist));
+        put("charges", all(&self.charges, keep));
+        put("policies", policies);
+        put("fold", answer::fold(&self.fold));
+        Value::Object(line)
     }
 }
 
-fn command(resolved: &Resolved) -> Value {
-    let (command, executable) = (&resolved.command, &resolved.facts.executable);
-    let mut left = ARGV_MOST;
-    let whole = command.argv.iter().map(String::len).sum::<usize>() <= left;
-    let fits = |argument: &&String| {
-        let fits = argument.len() <= left;
-        left = left.saturating_sub(argument.len());
-        fits
+fn all<P: Answers>(ballots: &[Ballot<P>], keep: Keep) -> Value {
+    let gist = |ballot: &Ballot<P>| {
+        let mut said = answer::answer(ballot);
+        said.retain(|name, _| matches!(name.as_str(), "policy" | "mode" | "verdict" | "code"));
+        Value::Object(said)
     };
-    let argv: Vec<_> = command.argv.iter().take_while(fits).collect();
-    let digest = (!whole).then(|| format!("{:x}", Sha256::digest(command.argv.join("\0"))));
-    json!({
-        "argv": argv, "argv_sha256": digest, "cwd": resolved.facts.cwd, "env": env_names(command.env.keys()),
-        "found": executable.found, "canonical": executable.canonical, "setuid": executable.setuid,
-        "terminal": command.terminal.is_some(),
-    })
+    let one = |ballot: &Ballot<P>| match keep {
+        Keep::Most => answer::said(ballot),
+        Keep::Gist => gist(ballot),
+    };
+    Value::Array(ballots.iter().map(one).collect())
 }
 
-/// Names of variables, as far as they fit a line.
-fn env_names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<&'a String> {
-    let mut left = ARGV_MOST / 4;
-    let fits = |name: &&String| {
-        let fits = name.len() <= left;
-        left = left.saturating_sub(name.len());
-        fits
-    };
-    names.take_while(fits).collect()
-}
-
-fn said(said: &Said) -> Value {
-    json!({
-        "policy": &*said.policy, "binds": said.binds, "verdict": said.verdict, "rules": said.rules,
-        "took_us": u64::try_from(said.took.as_micros()).unwrap_or(u64::MAX),
-    })
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,21 +1,30 @@
 //! The thread that writes, and the handle that others hold.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Seek as _, SeekFrom, Write as _};
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::chain::{self, Head};
+use crate::domain::Principal;
+
+use super::chain::{Head, MAX_LINE};
+use super::entry::{Keep, now_ms};
+use super::mask::Masks;
+use super::tally::{RefusedBy, Tally};
+use super::verify::{follow, rotated};
 use super::{AuditRefused, Entry, OpenFailure, Settings, Sync};
 
-/// How long lines may wait for the disk under [`Sync::EverySecond`].
+/// How often refusals are written, a broken file is tried again, and lines reach the disk under [`Sync::EverySecond`].
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the head goes to the normal log.
+const HEAD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 enum Work {
@@ -31,10 +40,11 @@ pub struct Audit {
     refuse_when_full: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     broken: AtomicBool,
     lost: AtomicU64,
+    tally: Tally,
 }
 
 impl Audit {
@@ -43,13 +53,28 @@ impl Audit {
     /// # Errors
     /// That it cannot be opened, or that its chain is broken.
     pub fn open(settings: &Settings) -> Result<Self, OpenFailure> {
-        let state = Arc::new(State::default());
+        let tally = Tally::new(settings.tenant_bytes);
+        let state = Arc::new(State { broken: AtomicBool::new(false), lost: AtomicU64::new(0), tally });
         let refuse_when_full = settings.refuse_when_full;
         let Some(path) = &settings.path else { return Ok(Self { queue: None, state, refuse_when_full }) };
         let failed = |error| OpenFailure::Io { path: path.clone(), error };
-        let (file, head) = open(path)?;
+        let Opened { file, head, length, torn } = open(path)?;
         let (queue, work) = sync_channel(settings.queue);
-        let writer = Writer { file, head, sync: settings.sync, state: state.clone(), unsynced: None };
+        let mut writer = Writer {
+            path: path.clone(),
+            file,
+            head,
+            length,
+            settings: settings.clone(),
+            masks: Masks::new(&settings.mask),
+            state: state.clone(),
+            unsynced: None,
+            told: None,
+        };
+        if torn > 0 {
+            tracing::warn!(path = %path.display(), bytes = torn, "the decision log ended in half a line: it was taken off");
+            writer.write(json!({"time_ms": now_ms(), "hook": "log", "event": "torn", "bytes": torn}));
+        }
         let thread = std::thread::Builder::new().name("audit".to_owned());
         thread.spawn(move || writer.run(&work)).map_err(failed)?;
         Ok(Self { queue: Some(queue), state, refuse_when_full })
@@ -58,19 +83,29 @@ impl Audit {
     /// Queues a line; never waits.
     ///
     /// # Errors
-    /// [`AuditRefused`] when it cannot be kept and must be.
+    /// [`AuditRefused`] when it cannot be kept and must be, or when the tenant's share is used up.
     pub fn record(&self, entry: Entry) -> Result<(), AuditRefused> {
         let Some(queue) = &self.queue else { return Ok(()) };
+        if !self.state.tally.has_share(&entry.principal().tenant) {
+            return Err(AuditRefused::Tenant);
+        }
         let queued =
             !self.state.broken.load(Ordering::Acquire) && queue.try_send(Work::Line(Box::new(entry))).is_ok();
         if queued {
             return Ok(());
         }
         if self.refuse_when_full {
-            return Err(AuditRefused);
+            return Err(AuditRefused::Full);
         }
         self.state.lost.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Counts a refusal by something that asks no policy; written once a second for each principal.
+    pub fn refused(&self, principal: &Principal, by: RefusedBy) {
+        if self.queue.is_some() {
+            self.state.tally.refused(principal, by);
+        }
     }
 
     /// Waits until what was recorded so far is on the disk.
@@ -92,63 +127,195 @@ impl Audit {
     pub fn health(&self) -> Result<String, String> {
         match (&self.queue, self.state.broken.load(Ordering::Acquire)) {
             (None, _) => Ok("off".to_owned()),
-            (Some(_), false) => Ok(format!("on, {} lost", self.state.lost.load(Ordering::Relaxed))),
+            (Some(_), false) => Ok(format!("on, {} lost", self.lost())),
             (Some(_), true) => Err("the log cannot be written".to_owned()),
         }
     }
+
+    /// Lines that were lost since the start.
+    pub fn lost(&self) -> u64 {
+        self.state.lost.load(Ordering::Relaxed)
+    }
 }
 
-fn open(path: &Path) -> Result<(File, Head), OpenFailure> {
+struct Opened {
+    file: File,
+    head: Head,
+    length: u64,
+    /// Bytes of half a line that a crash left at the end, taken off.
+    torn: u64,
+}
+
+fn open(path: &Path) -> Result<Opened, OpenFailure> {
     let failed = |error| OpenFailure::Io { path: path.to_owned(), error };
-    let mut file =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
-    let head = chain::follow(&mut BufReader::new(&file))
-        .map_err(|bad| OpenFailure::Broken { path: path.to_owned(), bad })?;
-    file.seek(SeekFrom::End(0)).map_err(failed)?;
-    Ok((file, head))
+    let mut file = opened(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let torn = torn(&mut file, length).map_err(failed)?;
+    if torn > 0 {
+        file.set_len(length - torn).map_err(failed)?;
+    }
+    let mut files = vec![path.to_owned()];
+    if length == torn && rotated(path, 1).exists() {
+        // Rotated just before it ended: the chain goes on from there.
+        files.insert(0, rotated(path, 1));
+    }
+    let head = follow(&files, |_, _| true).map_err(|bad| OpenFailure::Broken { bad })?;
+    Ok(Opened { file, head, length: length - torn, torn })
+}
+
+fn opened(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+/// Bytes after the last line feed.
+fn torn(file: &mut File, length: u64) -> std::io::Result<u64> {
+    let from = length.saturating_sub(MAX_LINE as u64);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    BufReader::new(&*file).read_to_end(&mut tail)?;
+    let whole = tail.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    Ok((tail.len() - whole) as u64)
 }
 
 struct Writer {
+    path: PathBuf,
     file: File,
     head: Head,
-    sync: Sync,
+    length: u64,
+    settings: Settings,
+    masks: Masks,
     state: Arc<State>,
     unsynced: Option<Instant>,
+    /// The head that was told last, and when.
+    told: Option<(u64, Instant)>,
 }
 
 impl Writer {
     fn run(mut self, work: &Receiver<Work>) {
+        let mut looked = Instant::now();
         loop {
-            let patience = self.unsynced.map_or(EVERY, |since| EVERY.saturating_sub(since.elapsed()));
-            match work.recv_timeout(patience) {
-                Ok(Work::Line(entry)) => self.write(&entry),
+            match work.recv_timeout(EVERY.saturating_sub(looked.elapsed())) {
+                Ok(Work::Line(entry)) => self.line(&entry),
                 Ok(Work::Flush(done)) => {
+                    self.refusals();
                     self.sync_now();
                     // Nobody has to wait for the answer.
                     let _ = done.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.sync_now(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.refusals();
+                    self.sync_now();
+                    return self.tell_head();
+                }
             }
-            if self.sync == Sync::EverySecond && self.unsynced.is_some_and(|since| since.elapsed() >= EVERY) {
-                self.sync_now();
+            if looked.elapsed() >= EVERY {
+                looked = Instant::now();
+                self.every_second();
             }
         }
     }
 
-    fn write(&mut self, entry: &Entry) {
-        let (line, head) = self.head.join(entry.value());
+    fn every_second(&mut self) {
+        self.refusals();
+        if self.state.broken.load(Ordering::Acquire) {
+            // Whether it can be written again is found out by writing.
+            let lost = self.state.lost.load(Ordering::Relaxed);
+            self.write(json!({"time_ms": now_ms(), "hook": "log", "event": "lost", "lines": lost}));
+        }
+        if self.settings.sync == Sync::EverySecond {
+            self.sync_now();
+        }
+        let due = self.told.is_none_or(|(lines, at)| lines != self.head.lines && at.elapsed() >= HEAD_EVERY);
+        if due {
+            self.tell_head();
+        }
+    }
+
+    fn line(&mut self, entry: &Entry) {
+        let tenant = entry.principal().tenant.clone();
+        let values = [Keep::Most, Keep::Gist].into_iter().map(|keep| entry.value(&self.masks, keep));
+        let (line, head) = self.head.join(values);
+        self.append(&line, head, Some(&tenant));
+    }
+
+    fn refusals(&mut self) {
+        for line in self.state.tally.take_refusals() {
+            self.write(line);
+        }
+    }
+
+    /// A line about the log itself.
+    fn write(&mut self, value: Value) {
+        let (line, head) = self.head.join([value]);
+        self.append(&line, head, None);
+    }
+
+    fn append(&mut self, line: &str, head: Head, tenant: Option<&Arc<str>>) {
+        if self.length > 0 && self.length + line.len() as u64 > self.settings.rotate {
+            self.rotate();
+        }
         match self.file.write_all(line.as_bytes()) {
             Ok(()) => {
                 self.head = head;
+                self.length += line.len() as u64;
+                if let Some(tenant) = tenant {
+                    self.state.tally.wrote(tenant, line.len());
+                }
                 self.unsynced.get_or_insert_with(Instant::now);
-                self.state.broken.store(false, Ordering::Release);
+                if self.state.broken.swap(false, Ordering::AcqRel) {
+                    tracing::warn!(
+                        lost = self.state.lost.load(Ordering::Relaxed),
+                        "the decision log can be written again"
+                    );
+                }
             }
-            Err(error) => self.broken(&error),
+            Err(error) => {
+                // Half a line may be there: what follows must not be joined to it.
+                if let Err(error) = self.file.set_len(self.length) {
+                    tracing::error!(%error, "half a line stays in the decision log");
+                }
+                self.broken(&error);
+            }
         }
-        if self.sync == Sync::Always {
+        if self.settings.sync == Sync::Always {
             self.sync_now();
         }
+    }
+
+    /// Begins another file. When that fails, this one goes on.
+    fn rotate(&mut self) {
+        self.sync_now();
+        self.tell_head();
+        if let Err(error) = self.shift() {
+            tracing::error!(%error, "the decision log cannot be rotated; it grows on");
+        }
+    }
+
+    fn shift(&mut self) -> std::io::Result<()> {
+        let name = |number| if number == 0 { self.path.clone() } else { rotated(&self.path, number) };
+        for number in (0..self.settings.keep).rev() {
+            let from = name(number);
+            if from.exists() {
+                std::fs::rename(from, name(number + 1))?;
+            }
+        }
+        if self.settings.keep == 0 {
+            std::fs::remove_file(&self.path)?;
+        }
+        // More were kept before, perhaps: what is left must be one chain.
+        let over = (self.settings.keep + 1..)
+            .map(|number| rotated(&self.path, number))
+            .take_while(|path| path.exists());
+        over.into_iter().try_for_each(std::fs::remove_file)?;
+        self.file = opened(&self.path)?;
+        self.length = 0;
+        Ok(())
+    }
+
+    fn tell_head(&mut self) {
+        self.told = Some((self.head.lines, Instant::now()));
+        tracing::info!(path = %self.path.display(), lines = self.head.lines, head = self.head.hash, "the decision log's head");
     }
 
     fn sync_now(&mut self) {

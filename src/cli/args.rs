@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::policy::PolicyCommand;
+
 /// Runs commands for others, under policy, contained.
 #[derive(Debug, Parser)]
 #[command(
@@ -41,7 +43,7 @@ pub(super) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Look at policies
+    /// Write, test and look at policies
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Look at the decision log
@@ -190,32 +192,47 @@ pub(super) enum ConfigCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum PolicyCommand {
-    /// Load every policy as the server would
-    Check {
-        #[command(flatten)]
-        from: From,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what a module is
-    Inspect {
-        /// A .wasm file
-        module: PathBuf,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Prove that no line was changed, or name the first that was
-    Verify {
-        /// The decision log
-        file: PathBuf,
-    },
+    Verify(Verify),
+    /// Print decisions
+    Show(Show),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// The decision log; older files beside it belong to it
+    pub(super) file: PathBuf,
+    /// The hash of a line that was noted elsewhere: prove that it is there still
+    #[arg(long, value_name = "HASH")]
+    pub(super) head: Option<String>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The decision log; older files beside it belong to it
+    pub(super) file: PathBuf,
+    /// Only of this tenant
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// Only of this subject
+    #[arg(long)]
+    pub(super) subject: Option<String>,
+    /// Only this decision
+    #[arg(long)]
+    pub(super) decision: Option<String>,
+    /// Only what came out so: allow, deny, changed, failed
+    #[arg(long)]
+    pub(super) outcome: Option<String>,
+    /// Only the last so many; 0: all
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    pub(super) last: usize,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::{self, Environment, Sources};
-use crate::policy::Policies;
-use crate::server::Setup;
+use crate::server::{self, Setup};
 
 use super::args::{ConfigCommand, From};
 use super::output::{Trouble, say};
@@ -21,7 +20,7 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode, Trouble> {
 fn check(from: &From) -> Result<ExitCode, Trouble> {
     let loaded = config::load(&sources(from), &Environment::of_process()).map_err(Trouble::failed)?;
     let setup = Setup::new(&loaded.settings, None).map_err(Trouble::failed)?;
-    let policies = Policies::load(&setup.policy).map_err(Trouble::failed)?;
+    let policies = server::load_policies(&setup.policy).map_err(Trouble::failed)?;
     say(format!("the configuration is good; {} policies load", policies.list().len()))?;
     Ok(ExitCode::SUCCESS)
 }

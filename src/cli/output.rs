@@ -88,6 +88,27 @@ pub(super) fn harmless(text: &str) -> String {
         .collect()
 }
 
+/// What a word means, for those who see colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    Good,
+    Bad,
+    Doubt,
+}
+
+/// The text in a colour, on a terminal only.
+pub(super) fn paint(colour: Colour, text: &str) -> String {
+    if !is_for_people() {
+        return text.to_owned();
+    }
+    let code = match colour {
+        Colour::Good => 32,
+        Colour::Bad => 31,
+        Colour::Doubt => 33,
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
 /// Whether people read standard output.
 pub(super) fn is_for_people() -> bool {
     io::stdout().is_terminal()

@@ -114,12 +114,21 @@ fn system_files() -> Result<Vec<PathBuf>, ConfigFailure> {
 
 /// Reads a file that nobody but us and root can change.
 fn read(path: &Path) -> Result<String, ConfigFailure> {
+    let real = guarded(path)?;
+    std::fs::read_to_string(&real).map_err(|error| ConfigFailure::Unreadable { path: path.to_owned(), error })
+}
+
+/// The file after symlinks, when nobody but us and root can change it.
+///
+/// # Errors
+/// That it cannot be found, or that it or its directory is open to others.
+pub fn guarded(path: &Path) -> Result<PathBuf, ConfigFailure> {
     let unreadable = |error| ConfigFailure::Unreadable { path: path.to_owned(), error };
     let real = path.canonicalize().map_err(unreadable)?;
     for place in [Some(real.as_path()), real.parent()].into_iter().flatten() {
         safe(place, &std::fs::metadata(place).map_err(unreadable)?)?;
     }
-    std::fs::read_to_string(&real).map_err(unreadable)
+    Ok(real)
 }
 
 /// # Errors

@@ -268,6 +268,7 @@ section!(
         matches: Option<MatchTable>,
         #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
         settings: Option<figment::value::Dict>,
+        tests: Option<PathBuf>,
     }
 );
 
@@ -296,6 +297,7 @@ section!(
     PoliciesSection {
         pool: Auto<usize>,
         wait: Time,
+        zone: String,
     }
 );
 
@@ -399,6 +401,10 @@ section!(
         path: PathBuf,
         overflow: Overflow,
         sync: Sync,
+        rotate: Size,
+        keep: u32,
+        tenant_per_minute: Size,
+        mask: Vec<String>,
     }
 );
 

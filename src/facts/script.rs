@@ -30,15 +30,26 @@ const DEPTH: u32 = 8;
 /// Variables that change what a shell runs, when they are in its environment (bash(1), dash(1)).
 const STEERING: [&str; 6] = ["BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND"];
 
+/// Whether the facts of the command take a thread of their own: then do not wait for them where others wait too.
+pub fn needs_thread(command: &Command, executable: &Executable) -> bool {
+    executable.interpreter.is_none()
+        && special(command, executable).is_some_and(|argv| parse::is_needed(&argv))
+}
+
+/// The arguments, under the name that makes the program special.
+fn special(command: &Command, executable: &Executable) -> Option<Vec<String>> {
+    let arguments = command.argv.get(1..).unwrap_or_default();
+    let paths = [executable.found.as_deref().unwrap_or_default(), &executable.canonical];
+    let name = paths.into_iter().map(names::last_part).find(|name| names::is_special(name))?;
+    Some(std::iter::once(name.to_owned()).chain(arguments.iter().cloned()).collect())
+}
+
 /// The script facts of a command: `None` when it is neither a known interpreter nor a wrapper.
 pub(super) fn examine(command: &Command, executable: &Executable) -> Option<Script> {
     if executable.interpreter.is_some() {
         return Some(opaque(Reason::File));
     }
-    let arguments = command.argv.get(1..).unwrap_or_default();
-    let paths = [executable.found.as_deref().unwrap_or_default(), &executable.canonical];
-    let name = paths.into_iter().map(names::last_part).find(|name| names::is_special(name))?;
-    let argv: Vec<String> = std::iter::once(name.to_owned()).chain(arguments.iter().cloned()).collect();
+    let argv = special(command, executable)?;
     let mut findings = if parse::is_needed(&argv) {
         parse::apart(argv, command.env.clone())
     } else {

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::domain::{self, Origin, Principal};
+use crate::domain::{self, Call, CommandRequest, Origin, Principal, SessionRequest, When};
 use crate::verdict::{Admission, Change, Denial, Permission, Verdict};
 
 use super::bindings::execgate::policy::types as wit;
 use super::bindings::exports::execgate::policy::{command, rate, session};
-use super::run::{Call, CommandRequest, Moment, SessionRequest};
 
 /// An answer that makes no sense, and why.
 #[derive(Debug)]
@@ -51,12 +50,12 @@ fn origin(origin: &Origin) -> wit::Origin {
     wit::Origin { address: origin.address.to_string(), transport: origin.transport.as_str().to_owned() }
 }
 
-fn when(moment: Moment) -> wit::When {
+fn when(when: &When) -> wit::When {
     wit::When {
-        unix_ms: moment.unix_ms,
-        weekday: moment.weekday,
-        minute_of_day: moment.minute_of_day,
-        zone: "UTC".to_owned(),
+        unix_ms: when.unix_ms,
+        weekday: when.weekday,
+        minute_of_day: when.minute_of_day,
+        zone: when.zone.to_string(),
     }
 }
 
@@ -73,11 +72,7 @@ const fn usage(usage: domain::UsageCounts) -> wit::Usage {
 }
 
 /// A command as a guest sees it; values of the environment only where granted.
-pub(super) fn command_request(
-    request: &CommandRequest,
-    grants: &[String],
-    moment: Moment,
-) -> command::CommandRequest {
+pub(super) fn command_request(request: &CommandRequest, grants: &[String]) -> command::CommandRequest {
     let domain::Resolved { command: asked, facts } = &request.resolved;
     let executable = &facts.executable;
     let granted = |name: &str| {
@@ -92,7 +87,7 @@ pub(super) fn command_request(
     command::CommandRequest {
         principal: principal(&request.principal),
         origin: origin(&request.origin),
-        when: when(moment),
+        when: when(&request.when),
         session: request.session.to_string(),
         executable: command::Executable {
             requested: executable.requested.clone(),
@@ -122,11 +117,11 @@ pub(super) fn command_request(
 }
 
 /// A session as a guest sees it.
-pub(super) fn session_request(request: &SessionRequest, moment: Moment) -> session::SessionRequest {
+pub(super) fn session_request(request: &SessionRequest) -> session::SessionRequest {
     session::SessionRequest {
         principal: principal(&request.principal),
         origin: origin(&request.origin),
-        when: when(moment),
+        when: when(&request.when),
         session: request.session.to_string(),
         labels: request.labels.clone().into_iter().collect(),
         usage: usage(request.usage),
@@ -135,12 +130,12 @@ pub(super) fn session_request(request: &SessionRequest, moment: Moment) -> sessi
 }
 
 /// A call as a guest sees it.
-pub(super) fn call(call: &Call, moment: Moment) -> rate::Call {
+pub(super) fn call(call: &Call) -> rate::Call {
     rate::Call {
         principal: principal(&call.principal),
         origin: origin(&call.origin),
-        when: when(moment),
-        method: call.method.to_owned(),
+        when: when(&call.when),
+        method: call.method.as_str().to_owned(),
         program: call.program.clone(),
         attributes: Vec::new(),
     }
@@ -234,10 +229,8 @@ pub(super) fn session_verdict(answer: session::SessionVerdict) -> Sense<Verdict<
     })
 }
 
-/// A rate policy's answer.
-pub(super) fn charges(
-    answer: Result<Vec<rate::Charge>, wit::Denial>,
-) -> Sense<Result<Vec<domain::Charge>, Denial>> {
+/// A rate policy's answer: allowed at a price, or denied.
+pub(super) fn charges(answer: Result<Vec<rate::Charge>, wit::Denial>) -> Sense<Verdict<Vec<domain::Charge>>> {
     let charge = |charge: rate::Charge| {
         let quota = domain::Quota {
             burst: charge.quota.burst,
@@ -251,7 +244,10 @@ pub(super) fn charges(
         Ok(domain::Charge { bucket, cost: charge.cost, quota, rule })
     };
     match answer {
-        Err(answer) => Ok(Err(denial(answer)?)),
-        Ok(answer) => list(answer, CHARGES, "charges")?.into_iter().map(charge).collect::<Sense<_>>().map(Ok),
+        Err(answer) => Ok(Verdict::Deny(denial(answer)?)),
+        Ok(answer) => {
+            let charges = list(answer, CHARGES, "charges")?.into_iter().map(charge).collect::<Sense<_>>()?;
+            Ok(Verdict::Allow(charges))
+        }
     }
 }

@@ -21,6 +21,8 @@ const WALL: u32 = 20;
 const RESIDENT: usize = 128 * 1024;
 /// Largest memory any policy may be given, bytes.
 pub(super) const MAX_MEMORY: usize = 256 * 1024 * 1024;
+/// The address space of a guest's memory, bytes: reserved, never used.
+const WHOLE: usize = 4 * 1024 * 1024 * 1024;
 /// Core instances, memories and tables of one policy: a Rust guest has one or two of each.
 const PARTS: u32 = 8;
 /// Elements of a table.
@@ -41,10 +43,16 @@ pub(super) struct Machine {
 impl Machine {
     /// An engine for `at_once` instances; on a host that cannot reserve the pool's address space, one without a pool.
     pub(super) fn new(at_once: u32) -> Result<Self, wasmtime::Error> {
-        let (engine, pooled) = match Engine::new(&config(Some(at_once))) {
-            Ok(engine) => (engine, true),
-            Err(error) => {
-                tracing::warn!(%error, "no pool for policies on this host: decisions will take two to three times as long");
+        // The whole of a 32-bit address space for each memory spares guests the check of every access; where a host does not
+        // give that much, they check, and where it gives no pool at all, every decision asks the kernel.
+        let pools =
+            [WHOLE, MAX_MEMORY].into_iter().map(|reserved| Engine::new(&config(Some((at_once, reserved)))));
+        let (engine, pooled) = match pools.into_iter().find_map(Result::ok) {
+            Some(engine) => (engine, true),
+            None => {
+                tracing::warn!(
+                    "no pool for policies on this host: decisions will take two to three times as long"
+                );
                 (Engine::new(&config(None))?, false)
             }
         };
@@ -73,21 +81,23 @@ fn store(engine: &Engine, bounds: Bounds) -> Store<Guest> {
         let guest = context.data_mut();
         if guest.is_over_budget() {
             guest.fault = Some(Fault::Deadline);
-            wasmtime::bail!("over budget");
+            return Err(wasmtime::Error::new(OverBudget));
         }
         Ok(UpdateDeadline::Continue(1))
     });
     store
 }
 
-fn config(pool: Option<u32>) -> Config {
+/// What runs guests: a pool of so many instances with so many bytes reserved for each memory, or none.
+fn config(pool: Option<(u32, usize)>) -> Config {
     let mut config = Config::new();
+    let reserved = pool.map_or(MAX_MEMORY, |(_, reserved)| reserved);
     config
         .wasm_component_model(true)
         .epoch_interruption(true)
         .memory_init_cow(true)
-        .memory_reservation(MAX_MEMORY as u64);
-    if let Some(at_once) = pool {
+        .memory_reservation(reserved as u64);
+    if let Some((at_once, _)) = pool {
         let mut pooling = PoolingAllocationConfig::default();
         pooling
             .total_component_instances(at_once)
@@ -117,6 +127,11 @@ fn tick(engines: [EngineWeak; 2], ticking: Weak<()>) {
         tracing::error!(%error, "no thread for the policies' clock: guests cannot be interrupted");
     }
 }
+
+/// The guest used up its time.
+#[derive(Debug, thiserror::Error)]
+#[error("over budget")]
+pub(super) struct OverBudget;
 
 /// Bounds of one call.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,6 @@
 //! From a file to a policy that is ready to decide, or a message that says what to change.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::bindings::execgate::policy::{log, types};
 use super::bindings::exports::execgate::policy::{command, plugin, rate, session};
-use super::engine::{Bounds, Guest, MAX_MEMORY, Machine};
+use super::engine::{Bounds, Guest, MAX_MEMORY, Machine, OverBudget};
 use super::settings::{Module, PolicySettings};
 use super::snapshot::{self, Taken};
 
@@ -94,6 +94,11 @@ pub enum PolicyFault {
     /// It does not compile.
     #[error("it cannot be compiled: {0}")]
     Compile(String),
+    /// A zone that this host does not know.
+    #[error(
+        "policies.zone: there is no time zone {0:?} on this host; give an IANA name such as \"Europe/Berlin\", and install tzdata for any but \"UTC\""
+    )]
+    NoZone(String),
     /// It took too long.
     #[error("checking and compiling it took more than 10 s; make it smaller")]
     Late,
@@ -121,6 +126,8 @@ pub struct Inspected {
     pub schema: String,
     /// `command`, `session`, `rate`.
     pub hooks: Vec<String>,
+    /// What it imports.
+    pub imports: Vec<String>,
     /// SHA-256 of the file, hexadecimal.
     pub digest: String,
     /// Size of the file, bytes.
@@ -169,17 +176,75 @@ pub(super) fn load(machine: &Machine, settings: &PolicySettings) -> Result<Ready
     }
 }
 
-/// Loads a module file without settings, and says what it is.
+/// Says what a module is. It is configured with no settings only to see whether it can be snapshotted; one that insists on
+/// some is described all the same.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn inspect(path: &Path) -> Result<Inspected, LoadFailure> {
-    let name = path.display().to_string();
+pub fn inspect(module: &Module) -> Result<Inspected, LoadFailure> {
+    let name = match module {
+        Module::Builtin(name) => format!("builtin:{name}"),
+        Module::File(path) => path.display().to_string(),
+    };
     let failed = |fault| LoadFailure { policy: name.clone(), fault };
     let machine = Machine::new(4).map_err(|e| failed(PolicyFault::Compile(e.to_string())))?;
-    let settings =
-        PolicySettings { module: Module::File(path.to_owned()), ..PolicySettings::builtin(&name, "{}") };
-    load(&machine, &settings).map(|ready| ready.inspected)
+    let settings = PolicySettings { module: module.clone(), ..PolicySettings::builtin(&name, "{}") };
+    match load(&machine, &settings) {
+        Ok(ready) => Ok(ready.inspected),
+        Err(LoadFailure { fault: PolicyFault::Settings(why), .. }) => {
+            let bytes = read(module).map_err(failed)?;
+            unconfigured(&machine, &bytes, &why).map_err(failed)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// What a module is that takes no settings but its own.
+fn unconfigured(machine: &Machine, bytes: &[u8], why: &[String]) -> Result<Inspected, PolicyFault> {
+    let wasm = componentise(bytes)?;
+    let imports = imports(&wasm)?;
+    let (pre, hooks) = link(&linker(&machine.engine)?, &compile(&machine.engine, &wasm)?)?;
+    let bounds = Bounds { budget: CONFIGURE, memory: MAX_MEMORY };
+    let described = describe(machine, &pre, &hooks, bounds)?;
+    let digest = format!("{:x}", Sha256::digest(bytes));
+    let snapshot = Err(format!("not tried, for it needs settings ({})", why.join("; ")));
+    Ok(inspected(described, &hooks, imports, digest, bytes.len(), snapshot))
+}
+
+/// Turns a core module into the component that would be loaded, and checks what it imports.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn component(bytes: &[u8]) -> Result<Vec<u8>, PolicyFault> {
+    let wasm = componentise(bytes)?;
+    imports(&wasm)?;
+    Ok(wasm)
+}
+
+fn inspected(
+    described: plugin::Description,
+    hooks: &Hooks,
+    imports: Vec<String>,
+    digest: String,
+    size: usize,
+    snapshot: Result<(), String>,
+) -> Inspected {
+    let names = [
+        ("command", hooks.command.is_some()),
+        ("session", hooks.session.is_some()),
+        ("rate", hooks.rate.is_some()),
+    ];
+    Inspected {
+        module: described.name,
+        version: described.version,
+        summary: described.summary,
+        schema: described.settings_schema,
+        hooks: names.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned()).collect(),
+        imports,
+        digest,
+        size: size as u64,
+        snapshot,
+    }
 }
 
 fn read(module: &Module) -> Result<Vec<u8>, PolicyFault> {
@@ -209,7 +274,7 @@ fn prepare(
     bounds: Bounds,
 ) -> Result<Ready, PolicyFault> {
     let wasm = componentise(bytes)?;
-    imports(&wasm)?;
+    let imports = imports(&wasm)?;
     let linker = linker(&machine.engine)?;
     let linked = |wasm: &[u8]| link(&linker, &compile(&machine.engine, wasm)?);
     let (described, (pre, hooks), snapshot, configure) =
@@ -218,6 +283,10 @@ fn prepare(
                 return Err(PolicyFault::Settings(errors.into_iter().map(setting).collect()));
             }
             Ok(Taken::Snapshot { wasm, described }) => (described, linked(&wasm)?, Ok(()), None),
+            // It would use up its time again.
+            Err(why) if why.downcast_ref::<OverBudget>().is_some() => {
+                return Err(PolicyFault::Broke("described and configured", format!("{why:#}")));
+            }
             Err(why) => {
                 let (pre, hooks) = linked(&wasm)?;
                 let described = describe(machine, &pre, &hooks, bounds)?;
@@ -225,21 +294,7 @@ fn prepare(
                 (described, (pre, hooks), Err(format!("{why:#}")), Some(settings.to_owned()))
             }
         };
-    let names = [
-        ("command", hooks.command.is_some()),
-        ("session", hooks.session.is_some()),
-        ("rate", hooks.rate.is_some()),
-    ];
-    let inspected = Inspected {
-        module: described.name,
-        version: described.version,
-        summary: described.summary,
-        schema: described.settings_schema,
-        hooks: names.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned()).collect(),
-        digest,
-        size: bytes.len() as u64,
-        snapshot,
-    };
+    let inspected = inspected(described, &hooks, imports, digest, bytes.len(), snapshot);
     Ok(Ready { pre, hooks, inspected, configure })
 }
 
@@ -279,24 +334,29 @@ fn core_imports(bytes: &[u8]) -> Result<(), PolicyFault> {
     Ok(())
 }
 
+/// What a component imports, all of it ours.
+///
 /// # Errors
 /// The first import that is not ours.
-fn imports(wasm: &[u8]) -> Result<(), PolicyFault> {
+fn imports(wasm: &[u8]) -> Result<Vec<String>, PolicyFault> {
     let malformed = |e: wasmparser::BinaryReaderError| PolicyFault::NotWasm(e.to_string());
     let mut depth = 0;
+    let mut found = Vec::new();
     for part in wasmparser::Parser::new(0).parse_all(wasm) {
         match part.map_err(malformed)? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
             Payload::ComponentImportSection(imports) if depth == 0 => {
                 for import in imports {
-                    allowed(import.map_err(malformed)?.name.name)?;
+                    let name = import.map_err(malformed)?.name.name;
+                    allowed(name)?;
+                    found.push(name.to_owned());
                 }
             }
             _ => {}
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 fn allowed(name: &str) -> Result<(), PolicyFault> {

@@ -1,20 +1,28 @@
 //! The policies in force: one generation, immutable, swapped whole.
+//!
+//! Whoever decides pins a generation first and asks that one throughout: its charges, both rounds of its review. So a decision
+//! never mixes two, however often they are swapped meanwhile.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::domain::{Charge, DecisionId, Denied, Principal};
-use crate::verdict::{Admission, Ballot, Broken, Denial, Fault, Mode, Permission, Refusal};
+use crate::domain::{Call, Charge, CommandRequest, Principal, SessionRequest, When};
+use crate::verdict::{Admission, Author, Ballot, Broken, Fault, Mode, Permission};
 
+use super::convert;
 use super::engine::{Bounds, Machine};
 use super::load::{self, LoadFailure, PolicyFault, Ready};
-use super::run::{self, Call, CommandRequest, Moment, SessionRequest};
+use super::run::{self, Said};
 use super::settings::{Module, PolicySettings, Settings};
+use super::status::{ReloadFailure, Status};
+use super::zone::Zone;
 
 /// What is known of a policy in force.
 #[derive(Debug, Clone)]
@@ -37,6 +45,7 @@ pub struct PolicySummary {
 
 struct Policy {
     name: Arc<str>,
+    author: Arc<Author>,
     settings: PolicySettings,
     ready: Ready,
 }
@@ -54,17 +63,22 @@ impl Policy {
         Bounds { budget: self.settings.budget, memory }
     }
 
-    fn ballot<P>(
-        &self,
-        said: (Result<crate::verdict::Verdict<P>, Broken>, std::time::Duration),
-    ) -> Ballot<P> {
-        Ballot { policy: self.name.clone(), mode: self.settings.mode, outcome: said.0, took: said.1 }
+    fn ballot<P>(&self, said: Said<P>) -> Ballot<P> {
+        Ballot {
+            policy: self.name.clone(),
+            author: self.author.clone(),
+            mode: self.settings.mode,
+            outcome: said.0,
+            took: said.1,
+        }
     }
 }
 
 struct Generation {
     number: u64,
     policies: Vec<Policy>,
+    /// Names of variables whose values any of them may see.
+    grants: Arc<[String]>,
 }
 
 struct Shared {
@@ -72,7 +86,10 @@ struct Shared {
     current: ArcSwap<Generation>,
     last: AtomicU64,
     places: Arc<Semaphore>,
-    wait: std::time::Duration,
+    wait: Duration,
+    zone: Zone,
+    // Written by a reload, read by health: seldom, and never held across an await.
+    status: Mutex<Status>,
 }
 
 /// The policies in force. Cheap to clone.
@@ -81,9 +98,22 @@ pub struct Policies {
     shared: Arc<Shared>,
 }
 
+/// One generation, in force or not, for as long as somebody needs it. Cheap to clone.
+#[derive(Clone)]
+pub struct Pinned {
+    shared: Arc<Shared>,
+    generation: Arc<Generation>,
+}
+
 impl fmt::Debug for Policies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policies").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pinned").field("generation", &self.generation.number).finish_non_exhaustive()
     }
 }
 
@@ -95,34 +125,62 @@ impl Policies {
     pub fn load(settings: &Settings) -> Result<Self, LoadFailure> {
         // A loading policy holds two instances beside those of the decisions.
         let at_once = u32::try_from(settings.pool).unwrap_or(u32::MAX).saturating_add(4);
-        let engine = |e: wasmtime::Error| LoadFailure {
-            policy: "engine".to_owned(),
-            fault: PolicyFault::Compile(format!("{e:#}")),
-        };
-        let machine = Machine::new(at_once).map_err(engine)?;
+        let engine = |fault| LoadFailure { policy: "engine".to_owned(), fault };
+        let machine = Machine::new(at_once).map_err(|e| engine(PolicyFault::Compile(format!("{e:#}"))))?;
+        let zone = Zone::new(&settings.zone).map_err(engine)?;
         let first = generation(&machine, 1, &settings.policies)?;
+        let status = Status { generation: 1, since: SystemTime::now(), failures: 0, failed: None };
         let shared = Shared {
             machine,
             current: ArcSwap::from_pointee(first),
             last: AtomicU64::new(1),
             places: Arc::new(Semaphore::new(settings.pool)),
             wait: settings.wait,
+            zone,
+            status: Mutex::new(status),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Loads the next generation beside the one in force, and swaps them whole. Blocks.
-    ///
-    /// # Errors
-    /// The first policy that cannot be loaded; the generation in force stays.
-    pub fn reload(&self, policies: &[PolicySettings]) -> Result<u64, LoadFailure> {
-        let number = self.shared.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let next = generation(&self.shared.machine, number, policies)?;
-        self.shared.current.store(Arc::new(next));
-        Ok(number)
+    /// The generation in force, held for one decision.
+    pub fn pin(&self) -> Pinned {
+        Pinned { shared: self.shared.clone(), generation: self.shared.current.load_full() }
     }
 
-    /// The generation in force.
+    /// Loads a generation beside the one in force, which goes on deciding. Blocks as [`Self::load`] does.
+    ///
+    /// # Errors
+    /// The first policy that cannot be loaded.
+    pub fn prepare(&self, policies: &[PolicySettings]) -> Result<Pinned, LoadFailure> {
+        let number = self.shared.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = generation(&self.shared.machine, number, policies)?;
+        Ok(Pinned { shared: self.shared.clone(), generation: Arc::new(generation) })
+    }
+
+    /// Brings a prepared generation into force, whole: one store of a pointer. Decisions under way end with the one they began
+    /// with.
+    pub fn install(&self, prepared: Pinned) -> u64 {
+        let number = prepared.generation.number;
+        self.shared.current.store(prepared.generation);
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        *status =
+            Status { generation: number, since: SystemTime::now(), failures: status.failures, failed: None };
+        number
+    }
+
+    /// Remembers that a generation did not come into force; the one that was stays.
+    pub fn refused(&self, why: String) {
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.failures += 1;
+        status.failed = Some(ReloadFailure { at: SystemTime::now(), why });
+    }
+
+    /// What is in force, and what became of the last attempt to replace it.
+    pub fn status(&self) -> Status {
+        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The number of the generation in force.
     pub fn generation(&self) -> u64 {
         self.shared.current.load().number
     }
@@ -134,96 +192,105 @@ impl Policies {
 
     /// The policies in force, in order.
     pub fn list(&self) -> Vec<PolicySummary> {
-        self.shared.current.load().policies.iter().map(summary).collect()
+        self.pin().list()
+    }
+}
+
+impl Pinned {
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.generation.number
+    }
+
+    /// Now, as its policies are told it.
+    pub fn now(&self) -> When {
+        self.shared.zone.now()
+    }
+
+    /// A moment, as its policies are told it.
+    pub fn at(&self, unix_ms: u64) -> When {
+        self.shared.zone.at(unix_ms)
+    }
+
+    /// Its policies, in order.
+    pub fn list(&self) -> Vec<PolicySummary> {
+        self.generation.policies.iter().map(summary).collect()
+    }
+
+    /// Names of variables whose values any of them may see; `*` at the end stands for any rest.
+    pub fn grants(&self) -> Arc<[String]> {
+        self.generation.grants.clone()
     }
 
     /// Asks every policy that concerns the principal about a command, in order.
     pub async fn review(&self, request: Arc<CommandRequest>) -> Vec<Ballot<Permission>> {
-        let ask = move |machine: &Machine, generation: &Generation| review(machine, generation, &request);
-        self.decide(ask).await.unwrap_or_else(|broken| vec![nobody(broken)])
-    }
-
-    /// As [`Self::review`], on the caller's own thread and without waiting for a place: for tools and benchmarks.
-    pub fn review_here(&self, request: &CommandRequest) -> Vec<Ballot<Permission>> {
-        review(&self.shared.machine, &self.shared.current.load(), request)
+        self.decide(move |pinned| pinned.review_here(&request)).await
     }
 
     /// Asks every policy that concerns the principal about a session, in order.
     pub async fn admit(&self, request: Arc<SessionRequest>) -> Vec<Ballot<Admission>> {
-        let ask = move |machine: &Machine, generation: &Generation| {
-            let moment = Moment::now();
-            let asked = generation.policies.iter().filter(|p| p.is_about(&request.principal));
-            asked
-                .filter_map(|policy| {
-                    Some(policy.ballot(run::admit(
-                        machine,
-                        &policy.ready,
-                        policy.bounds(),
-                        &request,
-                        moment,
-                    )?))
-                })
-                .collect()
-        };
-        self.decide(ask).await.unwrap_or_else(|broken| vec![nobody(broken)])
+        self.decide(move |pinned| pinned.admit_here(&request)).await
     }
 
-    /// Asks every policy that concerns the principal what a call costs. Policies that only monitor cost nothing.
-    ///
-    /// # Errors
-    /// The first policy that refuses or breaks.
-    pub async fn charges(
-        &self,
-        call: Arc<Call>,
-        decision: DecisionId,
-    ) -> Result<Vec<(Arc<str>, Charge)>, Refusal> {
-        let ask = move |machine: &Machine, generation: &Generation| {
-            let moment = Moment::now();
-            let mut all = Vec::new();
-            let asked = generation.policies.iter().filter(|p| p.is_about(&call.principal));
-            for policy in asked.filter(|p| p.settings.mode == Mode::Enforce) {
-                match run::charge(machine, &policy.ready, policy.bounds(), &call, moment) {
-                    None => {}
-                    Some(Ok(Ok(charges))) => {
-                        all.extend(charges.into_iter().map(|c| (policy.name.clone(), c)))
-                    }
-                    Some(Ok(Err(denial))) => return Err(denied(&policy.name, denial, decision)),
-                    Some(Err(broken)) => return Err(failed(policy.name.clone(), &broken, decision)),
-                }
+    /// Asks every policy that concerns the principal what a call costs, in order.
+    pub async fn charges(&self, call: Arc<Call>) -> Vec<Ballot<Vec<Charge>>> {
+        if self.generation.policies.iter().all(|policy| policy.ready.hooks.rate.is_none()) {
+            return Vec::new();
+        }
+        self.decide(move |pinned| pinned.charges_here(&call)).await
+    }
+
+    /// As [`Self::review`], on the caller's own thread and without waiting for a place: for tools and benchmarks.
+    pub fn review_here(&self, request: &CommandRequest) -> Vec<Ballot<Permission>> {
+        let machine = &self.shared.machine;
+        // Most policies are shown the same: nobody's values.
+        let same = convert::command_request(request, &[]);
+        self.ask(&request.principal, |policy| {
+            let grants = &policy.settings.env_values;
+            if grants.is_empty() {
+                return run::review(machine, &policy.ready, policy.bounds(), &same);
             }
-            Ok(all)
-        };
-        self.decide(ask).await.unwrap_or_else(|broken| Err(failed("engine".into(), &broken, decision)))
+            run::review(machine, &policy.ready, policy.bounds(), &convert::command_request(request, grants))
+        })
     }
 
-    /// Runs one decision on a blocking thread: one place of the pool, one generation.
-    async fn decide<T: Send + 'static>(
+    /// As [`Self::admit`], on the caller's own thread.
+    pub fn admit_here(&self, request: &SessionRequest) -> Vec<Ballot<Admission>> {
+        let machine = &self.shared.machine;
+        let shown = convert::session_request(request);
+        self.ask(&request.principal, |policy| run::admit(machine, &policy.ready, policy.bounds(), &shown))
+    }
+
+    /// As [`Self::charges`], on the caller's own thread.
+    pub fn charges_here(&self, call: &Call) -> Vec<Ballot<Vec<Charge>>> {
+        let machine = &self.shared.machine;
+        let shown = convert::call(call);
+        self.ask(&call.principal, |policy| run::charge(machine, &policy.ready, policy.bounds(), &shown))
+    }
+
+    /// The answers of all that have the hook and concern the principal.
+    fn ask<P>(&self, principal: &Principal, question: impl Fn(&Policy) -> Option<Said<P>>) -> Vec<Ballot<P>> {
+        let asked = self.generation.policies.iter().filter(|policy| policy.is_about(principal));
+        asked.filter_map(|policy| Some(policy.ballot(question(policy)?))).collect()
+    }
+
+    /// Runs one decision on a blocking thread: one place of the pool. Without a place in time nobody was asked, and that denies.
+    async fn decide<P: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Machine, &Generation) -> T + Send + 'static,
-    ) -> Result<T, Broken> {
-        let unavailable = |detail: &str| Broken { fault: Fault::Unavailable, detail: detail.to_owned() };
-        let shared = self.shared.clone();
-        let place = timeout(shared.wait, shared.places.clone().acquire_owned()).await;
-        let place = place.ok().and_then(Result::ok).ok_or_else(|| unavailable("no place in time"))?;
+        ask: impl FnOnce(&Self) -> Vec<Ballot<P>> + Send + 'static,
+    ) -> Vec<Ballot<P>> {
+        let unavailable =
+            |detail: &str| vec![nobody(Broken { fault: Fault::Unavailable, detail: detail.to_owned() })];
+        let place = timeout(self.shared.wait, self.shared.places.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return unavailable("no place in time") };
+        let pinned = self.clone();
         let work = move || {
-            let decided = ask(&shared.machine, &shared.current.load());
+            let decided = ask(&pinned);
             drop(place);
             decided
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| unavailable("the decision broke off"))
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| unavailable("the decision broke off"))
     }
-}
-
-fn review(machine: &Machine, generation: &Generation, request: &CommandRequest) -> Vec<Ballot<Permission>> {
-    let moment = Moment::now();
-    let asked = generation.policies.iter().filter(|p| p.is_about(&request.principal));
-    asked
-        .filter_map(|policy| {
-            let grants = &policy.settings.env_values;
-            let said = run::review(machine, &policy.ready, policy.bounds(), grants, request, moment)?;
-            Some(policy.ballot(said))
-        })
-        .collect()
 }
 
 fn generation(
@@ -235,9 +302,18 @@ fn generation(
     sorted.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
     let policy = |settings: PolicySettings| {
         let ready = load::load(machine, &settings)?;
-        Ok(Policy { name: settings.name.as_str().into(), ready, settings })
+        let author = Author {
+            version: ready.inspected.version.clone(),
+            module: ready.inspected.digest.clone(),
+            settings: format!("{:x}", Sha256::digest(&settings.settings)),
+        };
+        Ok(Policy { name: settings.name.as_str().into(), author: Arc::new(author), ready, settings })
     };
-    Ok(Generation { number, policies: sorted.into_iter().map(policy).collect::<Result<_, _>>()? })
+    let policies = sorted.into_iter().map(policy).collect::<Result<Vec<_>, _>>()?;
+    let mut grants: Vec<_> = policies.iter().flat_map(|p| p.settings.env_values.iter().cloned()).collect();
+    grants.sort();
+    grants.dedup();
+    Ok(Generation { number, policies, grants: grants.into() })
 }
 
 fn summary(policy: &Policy) -> PolicySummary {
@@ -261,24 +337,9 @@ fn summary(policy: &Policy) -> PolicySummary {
 fn nobody<P>(broken: Broken) -> Ballot<P> {
     Ballot {
         policy: "engine".into(),
+        author: Arc::default(),
         mode: Mode::Enforce,
         outcome: Err(broken),
-        took: std::time::Duration::ZERO,
+        took: Duration::ZERO,
     }
-}
-
-fn denied(policy: &str, denial: Denial, decision: DecisionId) -> Refusal {
-    Refusal::Denied(Box::new(Denied {
-        policy: policy.to_owned(),
-        code: denial.code,
-        message: denial.message,
-        rules: denial.rules,
-        remedy: denial.remedy,
-        decision,
-    }))
-}
-
-fn failed(policy: Arc<str>, broken: &Broken, decision: DecisionId) -> Refusal {
-    tracing::error!(%decision, %policy, fault = broken.fault.as_str(), detail = broken.detail, "a policy broke");
-    Refusal::Failed { policy, fault: broken.fault, decision }
 }

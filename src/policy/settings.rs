@@ -44,6 +44,8 @@ pub struct PolicySettings {
     pub env_values: Vec<String>,
     /// Its settings, JSON.
     pub settings: String,
+    /// A table of cases that must hold before a generation with this policy comes into force.
+    pub tests: Option<PathBuf>,
 }
 
 impl PolicySettings {
@@ -61,6 +63,7 @@ impl PolicySettings {
             memory: MEMORY,
             env_values: Vec::new(),
             settings: settings.to_owned(),
+            tests: None,
         }
     }
 }
@@ -74,6 +77,15 @@ pub struct Settings {
     pub pool: usize,
     /// How long a decision may wait for its turn.
     pub wait: Duration,
+    /// The zone of the time that policies are told, an IANA name.
+    pub zone: String,
+}
+
+impl Settings {
+    /// These policies, and the rest as a tool wants it: two at once, a second's wait, UTC.
+    pub fn of(policies: Vec<PolicySettings>) -> Self {
+        Self { policies, pool: 2, wait: Duration::from_secs(1), zone: "UTC".to_owned() }
+    }
 }
 
 /// The policies of a gateway on loopback that was configured with none. They restrain mistakes, not attackers.

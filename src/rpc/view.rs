@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::domain::{
-    Authority, Containment, DecisionId, EndReason, ExitStatus, JobId, JobLimits, Principal, Resolved,
+    Authority, Charge, Containment, DecisionId, EndReason, ExitStatus, JobId, JobLimits, Principal, Resolved,
     SessionGrant, SessionId, StreamName, Usage,
 };
 use crate::verdict::{Ballot, Mode, Permission, Refusal, Terms, Verdict};
@@ -278,17 +278,29 @@ const fn mode_word(mode: Mode) -> &'static str {
     }
 }
 
-/// The answer to `policy.explain`. `outcome` is the terms when it would be allowed, and `Ok(None)` when policy would
-/// change the command and review the result.
-pub fn explanation(
-    resolved: &Resolved,
-    ballots: &[Ballot<Permission>],
-    outcome: &Result<Option<Terms>, Refusal>,
+/// The answer to `policy.list`.
+pub fn policies(
+    policies: Vec<Value>,
+    generation: u64,
+    since: SystemTime,
+    failures: u64,
+    failed: Option<(SystemTime, &str)>,
 ) -> Value {
-    let facts = &resolved.facts;
+    let failed = failed.map(|(at, why)| json!({"at": unix_ms(at), "why": why}));
+    json!({
+        "policies": policies, "generation": generation, "since": unix_ms(since), "failed_reloads": failures, "failed": failed,
+    })
+}
+
+/// The answer to `policy.explain`: one member a review, and what they come to.
+pub fn explanation(
+    generation: u64,
+    charges: &[Ballot<Vec<Charge>>],
+    rounds: &[(&Resolved, &[Ballot<Permission>])],
+    outcome: &Result<Terms, Refusal>,
+) -> Value {
     let (verdict, rules, message, remedy) = match outcome {
-        Ok(Some(terms)) => ("allow", terms.rules.clone(), None, None),
-        Ok(None) => ("change", Vec::new(), None, None),
+        Ok(terms) => ("allow", terms.rules.clone(), None, None),
         Err(Refusal::Denied(denied)) => {
             ("deny", denied.rules.clone(), Some(denied.message.clone()), denied.remedy.clone())
         }
@@ -296,15 +308,45 @@ pub fn explanation(
             ("deny", Vec::new(), Some(format!("the policy {policy:?} broke ({fault})")), None)
         }
     };
+    let (facts, policies) = rounds.first().map_or((Value::Null, Vec::new()), |(resolved, ballots)| {
+        (shown_facts(resolved), ballots.iter().map(ballot).collect())
+    });
+    let changed = rounds.get(1).map(|(resolved, ballots)| {
+        json!({
+            "argv": resolved.command.argv, "facts": shown_facts(resolved), "policies": ballots.iter().map(ballot).collect::<Vec<_>>(),
+        })
+    });
     json!({
-        "verdict": verdict, "rules": rules, "message": message, "remedy": remedy,
-        "facts": {
-            "found": facts.executable.found, "canonical": facts.executable.canonical, "setuid": facts.executable.setuid,
-            "interpreter": facts.executable.interpreter.as_ref().map(|i| &i.canonical), "cwd": facts.cwd,
-            "script": facts.script.as_ref().map(|s| json!({"opaque": s.opaque, "reasons": s.reasons})),
-        },
-        "policies": ballots.iter().map(ballot).collect::<Vec<_>>(),
+        "verdict": verdict, "rules": rules, "message": message, "remedy": remedy, "generation": generation, "facts": facts,
+        "policies": policies, "changed": changed, "charges": charges.iter().map(charged).collect::<Vec<_>>(),
     })
+}
+
+fn shown_facts(resolved: &Resolved) -> Value {
+    let facts = &resolved.facts;
+    let script = facts
+        .script
+        .as_ref()
+        .map(|s| json!({"commands": s.commands, "opaque": s.opaque, "reasons": s.reasons}));
+    json!({
+        "found": facts.executable.found, "canonical": facts.executable.canonical, "setuid": facts.executable.setuid,
+        "interpreter": facts.executable.interpreter.as_ref().map(|i| &i.canonical), "cwd": facts.cwd, "script": script,
+    })
+}
+
+fn charged(ballot: &Ballot<Vec<Charge>>) -> Value {
+    let none: &[Charge] = &[];
+    let (verdict, charges) = match &ballot.outcome {
+        Ok(Verdict::Allow(charges)) => ("allow", charges.as_slice()),
+        Ok(Verdict::Abstain) => ("abstain", none),
+        Ok(Verdict::Deny(_)) => ("deny", none),
+        Err(_) => ("failed", none),
+    };
+    let charges: Vec<_> = charges
+        .iter()
+        .map(|c| json!({"bucket": c.bucket, "cost": c.cost, "burst": c.quota.burst, "rule": c.rule}))
+        .collect();
+    json!({"policy": &*ballot.policy, "mode": mode_word(ballot.mode), "verdict": verdict, "charges": charges})
 }
 
 fn ballot(ballot: &Ballot<Permission>) -> Value {

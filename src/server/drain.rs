@@ -17,7 +17,7 @@ use crate::session::{Drain, Ending, ReloadWish};
 
 use super::reload::{Fresh, Live, Source};
 use super::setup::Setup;
-use super::{Server, systemd};
+use super::{Server, systemd, watch};
 
 /// Beyond `kill_grace`: how long killed trees may take to be empty, and sockets to say goodbye.
 const SLACK: Duration = Duration::from_secs(2);
@@ -43,6 +43,7 @@ impl Server {
         let core = self.core.clone();
         let live = Arc::new(self.live(loaded, source));
         let mut reloading = None;
+        self.tracker.spawn(watch::files(live.clone(), self.stop.clone()));
         systemd::ready();
         loop {
             tokio::select! {

@@ -15,8 +15,8 @@ use crate::session::Core;
 use crate::telemetry;
 use crate::transport::{Access, Credentials, Names, Tls};
 
-use super::memory;
 use super::setup::Setup;
+use super::{memory, policies};
 
 /// Keys that can change while serving, with everything below them.
 const LIVE: [&str; 9] = [
@@ -78,7 +78,10 @@ impl Live {
         metrics::counter!("execgate_reloads_total", "outcome" => word).increment(1);
         match &outcome {
             Ok(what) => tracing::info!(what, "configuration reloaded"),
-            Err(why) => tracing::error!(why, "configuration not reloaded; the one in force stays"),
+            Err(why) => {
+                self.core.rooms.policies.refused(why.clone());
+                tracing::error!(why, "configuration not reloaded; the one in force stays");
+            }
         }
         outcome
     }
@@ -97,8 +100,8 @@ impl Live {
                 "cannot change while serving: {named}; restart for that. Nothing was changed"
             ));
         }
-        let (core, policies) = (self.core.clone(), fresh.setup.policy.policies.clone());
-        let load = tokio::task::spawn_blocking(move || core.rooms.policies.reload(&policies));
+        let (core, next) = (self.core.clone(), fresh.setup.policy.policies.clone());
+        let load = tokio::task::spawn_blocking(move || policies::replace(&core.rooms.policies, &next));
         let generation = load.await.map_err(|broken| broken.to_string())?.map_err(|e| e.to_string())?;
         self.change(&before, fresh).await;
         let what = if changed.is_empty() { "no key".to_owned() } else { changed.join(", ") };

@@ -164,7 +164,7 @@ fn names(raw: &Raw, loopback: bool) -> Result<Names, SetupFailure> {
     })
 }
 
-fn policies(raw: &Raw) -> policy::Settings {
+pub(super) fn policies(raw: &Raw) -> policy::Settings {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let named = raw.policy.iter().filter(|(_, table)| table.enabled.unwrap_or(true));
     let policies = if raw.policy.is_empty() {
@@ -172,7 +172,12 @@ fn policies(raw: &Raw) -> policy::Settings {
     } else {
         named.map(|(name, table)| policy_of(name, table)).collect()
     };
-    policy::Settings { policies, pool: raw.policies.pool.or(cores * 2), wait: raw.policies.wait.0 }
+    policy::Settings {
+        policies,
+        pool: raw.policies.pool.or(cores * 2),
+        wait: raw.policies.wait.0,
+        zone: raw.policies.zone.clone(),
+    }
 }
 
 fn policy_of(name: &str, table: &PolicyTable) -> PolicySettings {
@@ -197,6 +202,7 @@ fn policy_of(name: &str, table: &PolicyTable) -> PolicySettings {
         memory: table.memory.map_or(defaults.memory, |memory| memory.0),
         env_values: table.env_values.clone().unwrap_or_default(),
         settings: table.settings_json(),
+        tests: table.tests.clone(),
         ..defaults
     }
 }
@@ -259,6 +265,10 @@ fn audit_settings(raw: &Raw) -> audit::Settings {
             Sync::Always => audit::Sync::Always,
         },
         queue: AUDIT_QUEUE,
+        rotate: raw.audit.rotate.0,
+        keep: raw.audit.keep,
+        tenant_bytes: raw.audit.tenant_per_minute.0,
+        mask: raw.audit.mask.clone(),
     }
 }
 

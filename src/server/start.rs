@@ -19,6 +19,7 @@ use crate::telemetry::metrics::{self, Scrape};
 use crate::transport::{self, Access, Door, Gateway, Health, Names, Pulse, Render, Tls};
 use crate::warden::{self, Warden};
 
+use super::policies::{PoliciesFailure, load_policies};
 use super::setup::Setup;
 use super::{memory, watchdog};
 
@@ -30,7 +31,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(10);
 pub enum StartFailure {
     /// The policies cannot be loaded.
     #[error("{0}")]
-    Policy(#[from] policy::LoadFailure),
+    Policy(#[from] PoliciesFailure),
     /// The warden cannot be started.
     #[error("the warden cannot be started: {0}; `execgate doctor` says what this host lacks")]
     Warden(#[from] warden::LaunchFailure),
@@ -168,7 +169,7 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
 }
 
 async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {
-    let policies = load_policies(setup.policy.clone()).await?;
+    let policies = loaded(setup.policy.clone()).await?;
     let audit = Audit::open(&setup.audit)?;
     let warden = Warden::launch(setup.warden.clone()).await?;
     require(setup, warden.containment())?;
@@ -196,8 +197,8 @@ fn gateway(setup: &Setup, core: &Arc<Core>, scrape: Option<Scrape>, stop: Cancel
     }
 }
 
-async fn load_policies(settings: policy::Settings) -> Result<Policies, StartFailure> {
-    match tokio::task::spawn_blocking(move || Policies::load(&settings)).await {
+async fn loaded(settings: policy::Settings) -> Result<Policies, StartFailure> {
+    match tokio::task::spawn_blocking(move || load_policies(&settings)).await {
         Ok(loaded) => Ok(loaded?),
         Err(broken) => std::panic::resume_unwind(broken.into_panic()),
     }

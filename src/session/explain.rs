@@ -2,24 +2,34 @@
 
 use std::sync::Arc;
 
-use crate::domain::{Failure, JobId, Resolved};
-use crate::facts;
+use crate::domain::{CallMethod, Charge, Failure, JobId, Resolved};
 use crate::verdict::{self, Ballot, Folded, Permission, Refusal, Terms};
 
 use super::core::random_bits;
 use super::environment::{self, Asked};
-use super::review::{self, Caller, Case};
+use super::review::{self, Caller, Case, Hearing};
 use super::{Core, JobRequest, Session, start};
 
-/// A decision, taken apart.
+/// One review of the command.
 #[derive(Debug, Clone)]
-pub struct Explanation {
+pub struct Round {
     /// The command and its facts, as policy saw them.
     pub resolved: Resolved,
     /// What each policy said, in order.
     pub ballots: Vec<Ballot<Permission>>,
-    /// The terms, when it would be allowed; those of round 1 when policy would change the command.
-    pub outcome: Result<Option<Terms>, Refusal>,
+}
+
+/// A decision, taken apart.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// The generation that was asked.
+    pub generation: u64,
+    /// What each rate policy would charge; nothing was taken.
+    pub charges: Vec<Ballot<Vec<Charge>>>,
+    /// The reviews: a second where the first changed the command.
+    pub rounds: Vec<Round>,
+    /// The terms, when it would be allowed.
+    pub outcome: Result<Terms, Refusal>,
 }
 
 impl Core {
@@ -43,23 +53,48 @@ impl Core {
         };
         let id = JobId::from_bits(random_bits()?);
         let command = environment::compose(asked, id, &identity.home, &self.settings)?;
+        let hearing = Hearing::begin(self)?;
+        let call = hearing.call(caller, CallMethod::JobStart, Some(command.program()));
+        let charges = hearing.policies.charges(Arc::new(call)).await;
         let prepared = start::prepare(self, principal, session.card.id, id, &command).await?;
-        let resolved = facts::resolve(command, prepared.executable().clone(), prepared.cwd().to_owned());
+        let resolved = review::resolve(command, &prepared).await?;
         drop(prepared);
         let case = Case {
             core: self,
             caller,
             session: session.card.id,
             job: id,
-            decision: review::decision_id()?,
             labels: review::labels(&session.card.labels, &request.labels),
+            hearing,
         };
-        let ballots = case.ballots(&resolved).await;
-        let outcome =
-            verdict::fold_command(case.decision, resolved.clone(), &ballots).map(|folded| match folded {
-                Folded::Cleared(cleared) => Some(cleared.terms().clone()),
-                Folded::Changed(_) => None,
-            });
-        Ok(Explanation { resolved, ballots, outcome })
+        case.explain(resolved, charges).await
+    }
+}
+
+impl Case<'_> {
+    async fn explain(
+        &self,
+        resolved: Resolved,
+        charges: Vec<Ballot<Vec<Charge>>>,
+    ) -> Result<Explanation, Failure> {
+        let decision = self.hearing.decision;
+        let (_, ballots) = self.ballots(&resolved).await;
+        let folded = verdict::fold_charges(decision, &charges)
+            .and_then(|_| verdict::fold_command(decision, resolved.clone(), &ballots));
+        let mut rounds = vec![Round { resolved, ballots }];
+        let outcome = match folded {
+            Err(refusal) => Err(refusal),
+            Ok(Folded::Cleared(cleared)) => Ok(cleared.terms().clone()),
+            Ok(Folded::Changed(changed)) => {
+                let again = self.prepare(changed.command()).await?;
+                let resolved = review::resolve(changed.command().clone(), &again).await?;
+                drop(again);
+                let (_, ballots) = self.ballots(&resolved).await;
+                let settled = changed.settle(resolved.clone(), &ballots);
+                rounds.push(Round { resolved, ballots });
+                settled.map(|cleared| cleared.terms().clone())
+            }
+        };
+        Ok(Explanation { generation: self.hearing.policies.number(), charges, rounds, outcome })
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use crate::domain::{Claim, Counted, Failure, Scope, SessionGrant, SessionId};
-use crate::policy;
-use crate::verdict::{self, Cleared};
+use crate::audit::RefusedBy;
+use crate::domain::{self, CallMethod, Claim, Counted, Failure, Scope, SessionGrant, SessionId};
+use crate::quota::LimitExceeded;
 
 use super::core::{holder, random_bits};
-use super::review::{self, Caller};
+use super::review::{self, Caller, Hearing};
 use super::task::{self, Card};
 use super::{Core, Link, Session};
 
@@ -124,14 +124,17 @@ async fn open(
     core.admitting()?;
     core.roomy()?;
     let id = SessionId::from_bits(random_bits()?);
-    let mut slot = core.rooms.slots.claim(
+    let slot = core.rooms.slots.claim(
         &holder(&caller.principal, Some(id)),
         Counted::Sessions,
         &ceilings(core, caller),
-    )?;
-    review::charge(core, caller, "session.open", None).await?;
-    let cleared = admit(core, caller, id, &request).await?;
-    slot.grant(&cleared.terms().claims)?;
+    );
+    let no_slot = |_: &LimitExceeded| core.rooms.audit.refused(&caller.principal, RefusedBy::Slots);
+    let mut slot = slot.inspect_err(no_slot)?;
+    let mut hearing = Hearing::begin(core)?;
+    hearing.charge(core, caller, CallMethod::SessionOpen, None).await?;
+    let cleared = review::admit(core, &hearing, asked(core, caller, &hearing, id, &request)).await?;
+    slot.grant(&cleared.terms().claims).inspect_err(no_slot)?;
     let grant = cleared.value().clone();
     let for_jobs = cleared.terms().claims.iter().filter(|claim| claim.what == Counted::Jobs);
     let card = Card {
@@ -162,24 +165,21 @@ fn ceilings(core: &Core, caller: &Caller) -> Vec<Claim> {
     std::iter::once(server).chain(of_tenant.map(|max| most(Scope::Tenant, max))).collect()
 }
 
-async fn admit(
-    core: &Arc<Core>,
+fn asked(
+    core: &Core,
     caller: &Caller,
+    hearing: &Hearing,
     id: SessionId,
     request: &SessionRequest,
-) -> Result<Cleared<SessionGrant>, Failure> {
-    let asked = Arc::new(policy::SessionRequest {
+) -> domain::SessionRequest {
+    domain::SessionRequest {
         principal: caller.principal.clone(),
         origin: caller.origin.clone(),
+        when: hearing.when.clone(),
         session: id,
         labels: request.labels.clone(),
         usage: core.usage(&caller.principal, Some(id)),
-    });
-    let ballots = core.rooms.policies.admit(asked).await;
-    let decision = review::decision_id()?;
-    let folded = verdict::fold_session(decision, &ballots);
-    review::record_session(core, caller, id, decision, &ballots, folded.as_ref().err())?;
-    Ok(folded?)
+    }
 }
 
 /// What was asked for, as far as it was granted.

@@ -1,13 +1,16 @@
-//! Asking policy: the charge, the two rounds of review, and the line in the decision log.
+//! Asking policy: the charge, the two rounds of review, and the lines in the decision log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::{Entry, Said};
-use crate::domain::{DecisionId, Failure, JobId, Origin, Principal, Resolved, SessionId};
+use crate::audit::{self, Asked, AuditRefused, Entry, Fold, RefusedBy};
+use crate::domain::{
+    Call, CallMethod, Charge, CommandRequest, DecisionId, Failure, JobId, Origin, Principal, Resolved,
+    SessionGrant, SessionId, SessionRequest, When,
+};
 use crate::facts;
-use crate::policy::{self, CommandRequest};
+use crate::policy::Pinned;
 use crate::verdict::{self, Admission, Ballot, Broken, Cleared, Fault, Folded, Permission, Refusal, Verdict};
 use crate::warden::Prepared;
 
@@ -17,6 +20,8 @@ use super::start;
 
 /// When to come back to a decision log that is full: it is emptied in far less.
 const AUDIT_RETRY: Duration = Duration::from_secs(1);
+/// When to come back to a decision log whose share is used up: it is given anew every minute.
+const SHARE_RETRY: Duration = Duration::from_secs(60);
 
 /// Who asks, and from where.
 #[derive(Debug, Clone)]
@@ -27,33 +32,74 @@ pub struct Caller {
     pub origin: Origin,
 }
 
-/// A fresh decision id.
-pub(super) fn decision_id() -> Result<DecisionId, Failure> {
-    random_bits().map(DecisionId::from_bits)
+/// A decision under way: one id, one moment, one generation of policies throughout.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    pub(super) decision: DecisionId,
+    pub(super) policies: Pinned,
+    pub(super) when: When,
+    /// What the rate policies said; empty until [`Hearing::charge`].
+    pub(super) charges: Vec<Ballot<Vec<Charge>>>,
 }
 
-/// Asks the rate policies what a call costs and takes it from the limiter.
-///
-/// # Errors
-/// [`Failure::RateLimited`], or that a rate policy refused or broke.
-pub(super) async fn charge(
-    core: &Core,
-    caller: &Caller,
-    method: &'static str,
-    program: Option<&str>,
-) -> Result<(), Failure> {
-    let decision = decision_id()?;
-    let call = policy::Call {
-        principal: caller.principal.clone(),
-        origin: caller.origin.clone(),
-        method,
-        program: program.map(str::to_owned),
-    };
-    let charges = core.rooms.policies.charges(Arc::new(call), decision).await?;
-    core.rooms
-        .limiter
-        .take(&caller.principal.tenant, &charges)
-        .map_err(|refusal| refusal.into_failure(decision))
+impl Hearing {
+    /// Begins a decision with the policies in force.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] when the kernel gives no randomness.
+    pub(super) fn begin(core: &Core) -> Result<Self, Failure> {
+        let decision = DecisionId::from_bits(random_bits()?);
+        let policies = core.rooms.policies.pin();
+        let when = policies.now();
+        Ok(Self { decision, policies, when, charges: Vec::new() })
+    }
+
+    /// Asks the rate policies what a call costs and takes it from the limiter.
+    ///
+    /// # Errors
+    /// [`Failure::RateLimited`], or that a rate policy refused or broke.
+    pub(super) async fn charge(
+        &mut self,
+        core: &Core,
+        caller: &Caller,
+        method: CallMethod,
+        program: Option<&str>,
+    ) -> Result<(), Failure> {
+        let call = Arc::new(self.call(caller, method, program));
+        self.charges = self.policies.charges(call.clone()).await;
+        match verdict::fold_charges(self.decision, &self.charges) {
+            Err(refusal) => {
+                record(core, self.entry(1, Asked::Call(call), Fold::Refused(refusal.clone())))?;
+                Err(refusal.into())
+            }
+            Ok(charges) => core.rooms.limiter.take(&caller.principal.tenant, &charges).map_err(|refused| {
+                core.rooms.audit.refused(&caller.principal, RefusedBy::Limiter);
+                refused.into_failure(self.decision)
+            }),
+        }
+    }
+
+    pub(super) fn call(&self, caller: &Caller, method: CallMethod, program: Option<&str>) -> Call {
+        Call {
+            principal: caller.principal.clone(),
+            origin: caller.origin.clone(),
+            when: self.when.clone(),
+            method,
+            program: program.map(str::to_owned),
+        }
+    }
+
+    fn entry(&self, round: u8, asked: Asked, fold: Fold) -> Entry {
+        Entry {
+            decision: self.decision,
+            generation: self.policies.number(),
+            round,
+            grants: self.policies.grants(),
+            asked,
+            charges: if round == 1 { self.charges.clone() } else { Vec::new() },
+            fold,
+        }
+    }
 }
 
 /// The session's labels with the job's on top.
@@ -64,6 +110,23 @@ pub(super) fn labels(
     session.iter().chain(job).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
+/// What a command really is. Reading a script takes a thread; anything else is done at once.
+///
+/// # Errors
+/// [`Failure::Internal`] when the thread broke.
+pub(super) async fn resolve(
+    command: crate::domain::Command,
+    prepared: &Prepared,
+) -> Result<Resolved, Failure> {
+    let (executable, cwd) = (prepared.executable().clone(), prepared.cwd().to_owned());
+    if !facts::needs_thread(&command, &executable) {
+        return Ok(facts::resolve(command, executable, cwd));
+    }
+    tokio::task::spawn_blocking(move || facts::resolve(command, executable, cwd))
+        .await
+        .map_err(|broken| Failure::Internal(format!("the facts of the command: {broken}")))
+}
+
 /// What a command is reviewed for.
 #[derive(Debug)]
 pub(super) struct Case<'a> {
@@ -71,7 +134,7 @@ pub(super) struct Case<'a> {
     pub(super) caller: &'a Caller,
     pub(super) session: SessionId,
     pub(super) job: JobId,
-    pub(super) decision: DecisionId,
+    pub(super) hearing: Hearing,
     /// The session's labels with the job's on top.
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -87,41 +150,56 @@ impl Case<'_> {
         resolved: Resolved,
         prepared: Prepared,
     ) -> Result<(Cleared<Resolved>, Prepared), Failure> {
-        let first = self.ballots(&resolved).await;
-        let folded = verdict::fold_command(self.decision, resolved.clone(), &first);
-        self.record(&resolved, &first, folded.as_ref().err())?;
+        let decision = self.hearing.decision;
+        let (request, first) = self.ballots(&resolved).await;
+        let folded = verdict::fold_command(decision, resolved, &first);
+        let fold = match &folded {
+            Ok(Folded::Cleared(cleared)) => Fold::Allowed(Box::new(cleared.terms().clone()), None),
+            Ok(Folded::Changed(_)) => Fold::Changed,
+            Err(refusal) => Fold::Refused(refusal.clone()),
+        };
+        count("command", &first, folded.as_ref().err());
+        record(self.core, self.hearing.entry(1, Asked::Command(request, first), fold))?;
         let changed = match folded? {
             Folded::Cleared(cleared) => return Ok((*cleared, prepared)),
             Folded::Changed(changed) => changed,
         };
         drop(prepared);
-        let again =
-            start::prepare(self.core, &self.caller.principal, self.session, self.job, changed.command())
-                .await?;
-        let resolved =
-            facts::resolve(changed.command().clone(), again.executable().clone(), again.cwd().to_owned());
-        let second = self.ballots(&resolved).await;
-        let settled = changed.settle(resolved.clone(), &second);
-        self.record(&resolved, &second, settled.as_ref().err())?;
+        let again = self.prepare(changed.command()).await?;
+        let resolved = resolve(changed.command().clone(), &again).await?;
+        let (request, second) = self.ballots(&resolved).await;
+        let settled = changed.settle(resolved, &second);
+        let fold = match &settled {
+            Ok(cleared) => Fold::Allowed(Box::new(cleared.terms().clone()), None),
+            Err(refusal) => Fold::Refused(refusal.clone()),
+        };
+        count("command", &second, settled.as_ref().err());
+        record(self.core, self.hearing.entry(2, Asked::Command(request, second), fold))?;
         Ok((settled?, again))
     }
 
-    pub(super) async fn ballots(&self, resolved: &Resolved) -> Vec<Ballot<Permission>> {
-        let request = CommandRequest {
+    pub(super) async fn prepare(&self, command: &crate::domain::Command) -> Result<Prepared, Failure> {
+        start::prepare(self.core, &self.caller.principal, self.session, self.job, command).await
+    }
+
+    pub(super) async fn ballots(
+        &self,
+        resolved: &Resolved,
+    ) -> (Arc<CommandRequest>, Vec<Ballot<Permission>>) {
+        let request = Arc::new(CommandRequest {
             principal: self.caller.principal.clone(),
             origin: self.caller.origin.clone(),
+            when: self.hearing.when.clone(),
             session: self.session,
             resolved: resolved.clone(),
             labels: self.labels.clone(),
             usage: self.core.usage(&self.caller.principal, Some(self.session)),
-        };
-        let mut ballots = self.core.rooms.policies.review(Arc::new(request)).await;
+        });
+        let mut ballots = self.hearing.policies.review(request.clone()).await;
         ballots.iter_mut().for_each(|ballot| self.check_profiles(ballot));
-        ballots
+        (request, ballots)
     }
-}
 
-impl Case<'_> {
     /// A permission on terms that cannot be kept is none: the policy broke.
     fn check_profiles(&self, ballot: &mut Ballot<Permission>) {
         let Ok(Verdict::Allow(permission)) = &ballot.outcome else { return };
@@ -131,58 +209,27 @@ impl Case<'_> {
             ballot.outcome = Err(Broken { fault: Fault::BadAnswer, detail });
         }
     }
-
-    fn record(
-        &self,
-        resolved: &Resolved,
-        ballots: &[Ballot<Permission>],
-        refusal: Option<&Refusal>,
-    ) -> Result<(), Failure> {
-        count("command", ballots, refusal);
-        let said = ballots.iter().map(|b| Said::of(b, |permission| &permission.rules)).collect();
-        record(
-            self.core,
-            self.caller,
-            Entry {
-                decision: self.decision,
-                hook: "command",
-                generation: self.core.rooms.policies.generation(),
-                principal: self.caller.principal.clone(),
-                address: self.caller.origin.address,
-                session: self.session,
-                command: Some(resolved.clone()),
-                said,
-                refusal: refusal.cloned(),
-            },
-        )
-    }
 }
 
-/// Records a decision about a session.
-pub(super) fn record_session(
+/// Asks about a session, and records what that came to.
+///
+/// # Errors
+/// That policy refused or broke.
+pub(super) async fn admit(
     core: &Core,
-    caller: &Caller,
-    session: SessionId,
-    decision: DecisionId,
-    ballots: &[Ballot<Admission>],
-    refusal: Option<&Refusal>,
-) -> Result<(), Failure> {
-    count("session", ballots, refusal);
-    record(
-        core,
-        caller,
-        Entry {
-            decision,
-            hook: "session",
-            generation: core.rooms.policies.generation(),
-            principal: caller.principal.clone(),
-            address: caller.origin.address,
-            session,
-            command: None,
-            said: ballots.iter().map(|b| Said::of(b, |admission| &admission.rules)).collect(),
-            refusal: refusal.cloned(),
-        },
-    )
+    hearing: &Hearing,
+    request: SessionRequest,
+) -> Result<Cleared<SessionGrant>, Failure> {
+    let request = Arc::new(request);
+    let ballots: Vec<Ballot<Admission>> = hearing.policies.admit(request.clone()).await;
+    let folded = verdict::fold_session(hearing.decision, &ballots);
+    let fold = match &folded {
+        Ok(cleared) => Fold::Allowed(Box::new(cleared.terms().clone()), Some(cleared.value().clone())),
+        Err(refusal) => Fold::Refused(refusal.clone()),
+    };
+    count("session", &ballots, folded.as_ref().err());
+    record(core, hearing.entry(1, Asked::Session(request, ballots), fold))?;
+    Ok(folded?)
 }
 
 /// Counts a decision and what each policy said. Policies are named by the configuration: the labels are bounded.
@@ -210,13 +257,15 @@ fn count<P>(hook: &'static str, ballots: &[Ballot<P>], refusal: Option<&Refusal>
 
 /// # Errors
 /// [`Failure::Unavailable`]: what cannot be recorded is not done.
-fn record(core: &Core, caller: &Caller, entry: Entry) -> Result<(), Failure> {
-    let tenant = &caller.principal.tenant;
-    for said in entry.broken() {
-        tracing::error!(decision = %entry.decision, %tenant, policy = said, "a policy broke");
+fn record(core: &Core, entry: Entry) -> Result<(), Failure> {
+    for broken in entry.broken() {
+        tracing::error!(decision = %entry.decision, policy = broken, "a policy broke");
     }
-    core.rooms
-        .audit
-        .record(entry)
-        .map_err(|refused| Failure::Unavailable { what: refused.to_string(), retry_after: AUDIT_RETRY })
+    core.rooms.audit.record(entry).map_err(|refused: audit::AuditRefused| {
+        let retry_after = match refused {
+            AuditRefused::Full => AUDIT_RETRY,
+            AuditRefused::Tenant => SHARE_RETRY,
+        };
+        Failure::Unavailable { what: refused.to_string(), retry_after }
+    })
 }

@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::audit::RefusedBy;
 use crate::domain::{
-    Claim, Command, Counted, Failure, JobId, JobLimits, Principal, Resolved, Scope, SessionId, SpawnStage,
-    Terminal,
+    CallMethod, Claim, Command, Counted, Failure, JobId, JobLimits, Principal, Resolved, Scope, SessionId,
+    SpawnStage, Terminal,
 };
-use crate::facts;
 use crate::quota::Slot;
 use crate::stream::{Overflow, Share};
 use crate::verdict::Cleared;
@@ -25,7 +25,7 @@ use crate::warden::{Prepare, Prepared, SpawnFailure};
 use super::core::{holder, random_bits};
 use super::environment::{self, Asked};
 use super::job::Card as JobCard;
-use super::review::{self, Caller, Case};
+use super::review::{self, Caller, Case, Hearing};
 use super::run;
 use super::streams::{self, Keeping, Pumps};
 use super::task::Card;
@@ -152,25 +152,26 @@ impl Start<'_> {
     async fn clear(&self) -> Result<Ready, Failure> {
         self.core.admitting()?;
         let ring_bytes = self.ring_bytes()?;
-        let mut slot = self.slot()?;
+        let mut slot = self.slot().inspect_err(|_| self.no_slot())?;
         let share = self.share(ring_bytes)?;
         self.core.rooms.breaker.admit()?;
         let program = self.request.argv.first().map(String::as_str);
-        review::charge(self.core, self.caller, "job.start", program).await?;
+        let mut hearing = Hearing::begin(self.core)?;
+        hearing.charge(self.core, self.caller, CallMethod::JobStart, program).await?;
         let id = JobId::from_bits(random_bits()?);
         let command = self.command(id)?;
         let prepared = prepare(self.core, &self.caller.principal, self.session.id, id, &command).await?;
-        let resolved = facts::resolve(command, prepared.executable().clone(), prepared.cwd().to_owned());
+        let resolved = review::resolve(command, &prepared).await?;
         let case = Case {
             core: self.core,
             caller: self.caller,
             session: self.session.id,
             job: id,
-            decision: review::decision_id()?,
+            hearing,
             labels: review::labels(&self.session.labels, &self.request.labels),
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
-        slot.grant(&cleared.terms().claims)?;
+        slot.grant(&cleared.terms().claims).inspect_err(|_| self.no_slot())?;
         Ok(Ready { id, cleared, prepared, slot, share })
     }
 
@@ -181,6 +182,10 @@ impl Start<'_> {
             limit: "bytes of all jobs' streams (streams.budget)".to_owned(),
             value: spent.most,
         })
+    }
+
+    fn no_slot(&self) {
+        self.core.rooms.audit.refused(&self.caller.principal, RefusedBy::Slots);
     }
 
     fn ring_bytes(&self) -> Result<u32, Failure> {

@@ -109,7 +109,7 @@ impl Health {
                 "warden",
                 if core.rooms.warden.is_gone() { Err("gone".to_owned()) } else { Ok("serving".to_owned()) },
             ),
-            ("policies", Ok(format!("generation {}", core.rooms.policies.generation()))),
+            ("policies", Ok(policies(core))),
             ("audit", core.rooms.audit.health()),
             ("capacity", if room { Ok(load) } else { Err(format!("full: {load}")) }),
             (
@@ -136,6 +136,15 @@ impl Health {
         }
         *last = Some(Probe { at: Instant::now(), outcome: outcome.clone() });
         outcome
+    }
+}
+
+/// A generation is in force, whatever became of attempts to replace it; those are told too.
+fn policies(core: &Core) -> String {
+    let status = core.rooms.policies.status();
+    match status.failed {
+        None => format!("generation {}", status.generation),
+        Some(failed) => format!("generation {}; a reload failed: {}", status.generation, failed.why),
     }
 }
 

@@ -57,7 +57,8 @@ fn known_or_muted(on: &Connection, job: &Arc<Job>) -> Option<Follower> {
 pub(super) async fn explain(on: &Connection, start: JobStart) -> Result<Value, Failure> {
     let session = sessions::named_or_default(on, start.session).await?;
     let explained = on.core.explain(&on.caller, &session, &request(start)).await?;
-    Ok(view::explanation(&explained.resolved, &explained.ballots, &explained.outcome))
+    let rounds: Vec<_> = explained.rounds.iter().map(|r| (&r.resolved, r.ballots.as_slice())).collect();
+    Ok(view::explanation(explained.generation, &explained.charges, &rounds, &explained.outcome))
 }
 
 pub(super) fn list(on: &Connection, session: Option<SessionId>) -> Value {

@@ -67,5 +67,7 @@ pub(super) fn policies(on: &Connection) -> Value {
         .iter()
         .map(|p| view::policy(&p.name, &p.module, &p.version, &p.hooks, &p.digest, p.mode))
         .collect();
-    view::list("policies", shown)
+    let status = on.core.rooms.policies.status();
+    let failed = status.failed.as_ref().map(|failed| (failed.at, failed.why.as_str()));
+    view::policies(shown, status.generation, status.since, status.failures, failed)
 }

@@ -4,8 +4,10 @@
 //! nothing in effect, the command is cleared; else it is [`Changed`], which every policy must review once more
 //! before [`Changed::settle`] can clear it. A second effective change is a conflict.
 
+use std::sync::Arc;
+
 use crate::domain::limits::stricter;
-use crate::domain::{Claim, Command, DecisionId, Denied, JobLimits, Resolved, SessionGrant};
+use crate::domain::{Charge, Claim, Command, DecisionId, Denied, JobLimits, Resolved, SessionGrant};
 
 use super::change::apply;
 use super::{Admission, Ballot, Cleared, Denial, Fault, Mode, Permission, Refusal, Terms, Verdict};
@@ -111,10 +113,34 @@ pub fn fold_session(
     Ok(Cleared { value: grant.unwrap_or_default(), terms })
 }
 
+/// Folds the verdicts over one call: what to take from the limiter, in order. Here nobody has to allow.
+///
+/// # Errors
+/// As [`fold_command`].
+pub fn fold_charges(
+    decision: DecisionId,
+    ballots: &[Ballot<Vec<Charge>>],
+) -> Result<Vec<(Arc<str>, Charge)>, Refusal> {
+    let mut charges = Vec::new();
+    for (ballot, all) in voting(decision, ballots)? {
+        charges.extend(all.iter().map(|charge| (ballot.policy.clone(), charge.clone())));
+    }
+    Ok(charges)
+}
+
 type Allowing<'a, P> = Vec<(&'a Ballot<P>, &'a P)>;
 
 /// The binding policies that allow, in order; a refusal when one denies, one broke, or none allows.
 fn allowing<P>(decision: DecisionId, ballots: &[Ballot<P>]) -> Result<Allowing<'_, P>, Refusal> {
+    let allowing = voting(decision, ballots)?;
+    if allowing.is_empty() {
+        return Err(denied(decision, "", &nobody_allowed()));
+    }
+    Ok(allowing)
+}
+
+/// The binding policies that allow, in order; a refusal when one denies or one broke.
+fn voting<P>(decision: DecisionId, ballots: &[Ballot<P>]) -> Result<Allowing<'_, P>, Refusal> {
     let mut allowing = Vec::new();
     let mut broken = None;
     for ballot in ballots.iter().filter(|b| b.mode == Mode::Enforce) {
@@ -127,9 +153,6 @@ fn allowing<P>(decision: DecisionId, ballots: &[Ballot<P>]) -> Result<Allowing<'
     }
     if let Some((ballot, fault)) = broken {
         return Err(Refusal::Failed { policy: ballot.policy.clone(), fault, decision });
-    }
-    if allowing.is_empty() {
-        return Err(denied(decision, "", &nobody_allowed()));
     }
     Ok(allowing)
 }
@@ -154,7 +177,7 @@ fn nobody_allowed() -> Denial {
     }
 }
 
-fn last_changer(ballots: &[Ballot<Permission>]) -> std::sync::Arc<str> {
+fn last_changer(ballots: &[Ballot<Permission>]) -> Arc<str> {
     let changes = |b: &&Ballot<Permission>| {
         b.mode == Mode::Enforce && matches!(&b.outcome, Ok(Verdict::Allow(p)) if !p.changes.is_empty())
     };

@@ -168,3 +168,73 @@ fn what_is_no_policy_is_refused_with_what_to_change() {
     embed(&mut hookless, "command-policy");
     is_refused_at_load(&hookless, &["execgate:policy"]);
 }
+
+#[test]
+fn a_guest_that_was_built_against_another_version_is_told_which() {
+    let older = "(import \"execgate:policy/log@0.9.0\" \"log\" (func (param i32 i32 i32)))";
+    let guest = Guest { imports: older, ..Guest::default() };
+    is_refused_at_load(&guest.module(), &["execgate:policy/log@0.9.0", "1.0.0"]);
+}
+
+#[test]
+fn a_guest_without_an_export_is_told_which() {
+    let mut module = wat::parse_str(
+        r#"(module (memory (export "memory") 1)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (unreachable))
+            (func (export "execgate:policy/command@1.0.0#review") (param i32) (result i32) (i32.const 1024)))"#,
+    )
+    .unwrap();
+    embed(&mut module, "command-policy");
+    is_refused_at_load(&module, &["plugin"]);
+}
+
+/// More than any policy needs, asked for in the module itself: refused before anything of it runs.
+#[test]
+fn a_guest_that_is_too_much_from_the_start_is_refused() {
+    for fields in [
+        "(table 10000000 funcref)".to_owned(),
+        "(memory 65536)".to_owned(),
+        "(memory 1)".repeat(100),
+        "(table 10 funcref)".repeat(100),
+    ] {
+        is_refused_at_load(&Guest { fields: &fields, ..Guest::default() }.module(), &[]);
+    }
+}
+
+#[test]
+fn a_guest_with_a_table_of_sixty_thousand_branches_costs_no_more_than_its_budget() {
+    let branches = format!(
+        "(block $l (br_table {} (i32.load (i32.const 60000)))) (i32.const 1024)",
+        "$l ".repeat(60_000)
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let module = Guest { review: &branches, ..Guest::default() }.module();
+    let gateway = Gateway::with(&config(&written(directory.path(), &module)));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        a.start(&["true"]).await;
+    });
+}
+
+#[test]
+fn a_guest_that_grows_a_table_for_ever_is_denied() {
+    let grow = Guest {
+        fields: "(table $t 1 funcref)",
+        review: "(loop $l (br_if $l (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1)))) (unreachable)",
+        ..Guest::default()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with(&config(&written(directory.path(), &grow.module())));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        assert_eq!(a.refused("job.start", json!({"argv": ["true"]})).await, "policy_failed");
+    });
+}
+
+#[test]
+fn a_guest_that_answers_more_than_the_bounds_is_denied() {
+    // A denial with a thousand empty rules.
+    let many = "(i32.store8 (i32.const 1024) (i32.const 2)) (i32.store (i32.const 1060) (i32.const 2048)) \
+                (i32.store (i32.const 1064) (i32.const 1000)) (i32.const 1024)";
+    is_denied_by_name(Guest { review: many, ..Guest::default() }, "bad_answer");
+}

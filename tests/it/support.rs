@@ -8,6 +8,7 @@ pub mod pki;
 pub mod proc;
 pub mod proxy;
 pub mod raw;
+pub mod request;
 
 pub use client::Client;
 pub use gateway::Gateway;

@@ -115,6 +115,7 @@ fn cleared_on(prepared: &Prepared, command: Command, permission: Permission) -> 
     let facts =
         Facts { executable: prepared.executable().clone(), cwd: prepared.cwd().to_owned(), script: None };
     let ballot = Ballot {
+        author: Default::default(),
         policy: Arc::from("test"),
         mode: Mode::Enforce,
         outcome: Ok(Verdict::Allow(permission)),
