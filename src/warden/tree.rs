@@ -194,8 +194,17 @@ pub(super) fn survivors(job: &Job, around: &[Seen]) -> u32 {
     u32::try_from(living.max(usize::from(job.status.is_none()))).unwrap_or(u32::MAX)
 }
 
-/// Hands a terminal to the job's user: owner, group tty's mode 0620, by descriptor.
+/// Hands a terminal to the job's user: owner, group tty's mode 0620, by descriptor. Whatever else the gateway passed for a
+/// terminal stays as it is.
 pub(super) fn give_terminal(slave: &OwnedFd, uid: u32) -> Result<(), Errno> {
+    /// Major numbers of pseudo-terminals (Documentation/admin-guide/devices.txt).
+    const PTY_SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
+    let file = rustix::fs::fstat(slave).map_err(confine::errno)?;
+    let is_device =
+        rustix::fs::FileType::from_raw_mode(file.st_mode) == rustix::fs::FileType::CharacterDevice;
+    if !is_device || !PTY_SLAVES.contains(&rustix::fs::major(file.st_rdev)) {
+        return Err(Errno::ENOTTY);
+    }
     rustix::fs::fchown(slave, Some(rustix::fs::Uid::from_raw(uid)), None).map_err(confine::errno)?;
     rustix::fs::fchmod(slave, rustix::fs::Mode::from_raw_mode(0o620)).map_err(confine::errno)
 }
