@@ -44,6 +44,10 @@ impl Core {
         request: &JobRequest,
     ) -> Result<Explanation, Failure> {
         let principal = &caller.principal;
+        self.admitting()?;
+        // A leader is forked to find the facts: that counts as a job for as long as it lives.
+        let _slot = start::slot(self, principal, &session.card)?;
+        self.rooms.breaker.admit()?;
         let identity = self.settings.identity(principal).ok_or(Failure::NotFound("identity"))?;
         let asked = Asked {
             argv: request.argv.clone(),

@@ -46,6 +46,13 @@ pub(super) struct OpenKeys {
 type OpenKey = (Arc<str>, Arc<str>, String);
 
 impl OpenKeys {
+    /// Forgets a key whose opening failed, unless it has been used anew since.
+    fn forget_failed(&mut self, key: &OpenKey) {
+        if self.by_key.get(key).is_some_and(|(_, cell)| !is_of_use(cell)) {
+            self.by_key.remove(key);
+        }
+    }
+
     /// Forgets the key of a session that is gone.
     pub(super) fn forget(&mut self, id: SessionId) {
         self.by_key.retain(|_, (_, cell)| match &*cell.borrow() {
@@ -53,6 +60,14 @@ impl OpenKeys {
             Some(Err(_)) => false,
             None => true,
         });
+    }
+}
+
+/// Whether a repeat under the key is answered by this opening: it succeeded or is still under way.
+fn is_of_use(cell: &OpenCell) -> bool {
+    match &*cell.borrow() {
+        Some(outcome) => outcome.is_ok(),
+        None => cell.has_changed().is_ok(),
     }
 }
 
@@ -88,7 +103,7 @@ impl Core {
         let key = (caller.principal.tenant.clone(), caller.principal.subject.clone(), key);
         self.registry.with_open_keys(|keys| {
             if let Some((earlier, cell)) = keys.by_key.get(&key)
-                && !matches!(&*cell.borrow(), Some(Err(_)))
+                && is_of_use(cell)
             {
                 return match *earlier == request {
                     true => Ok(cell.clone()),
@@ -107,8 +122,15 @@ impl Core {
         let (outcome, cell) = watch::channel(None);
         let (core, caller, link) = (self.clone(), caller.clone(), link.clone());
         let opening = async move {
+            let key = request.key.clone();
             let opened = open(&core, &caller, request, &link).await;
+            let failed = opened.is_err();
             outcome.send_replace(Some(opened));
+            if let Some(key) = key.filter(|_| failed) {
+                let Caller { principal, .. } = &caller;
+                let key = (principal.tenant.clone(), principal.subject.clone(), key);
+                core.registry.with_open_keys(|keys| keys.forget_failed(&key));
+            }
         };
         self.tracker.spawn(opening.in_current_span());
         cell

@@ -39,7 +39,7 @@ pub(super) async fn run(
     watch.until_drained(&core.settings.streams).await;
     running.kill();
     let emptied = running.emptied().await;
-    drop(slot);
+    give_back(core, slot, &running, emptied.survivors);
     pumps.last_call();
     let closed = Closed {
         survivors: emptied.survivors,
@@ -64,6 +64,18 @@ pub(super) async fn run(
         job.output.shrink_to_tail(tail);
     });
     closed.survivors
+}
+
+/// Gives the slot back, once the kernel has given up every process: what still lives is charged to whom it belongs.
+fn give_back(core: &Arc<Core>, slot: Slot, running: &Arc<Running>, survivors: u32) {
+    if survivors == 0 {
+        return drop(slot);
+    }
+    let running = running.clone();
+    core.tracker.spawn(async move {
+        running.swept().await;
+        drop(slot);
+    });
 }
 
 /// Makes sure that a job is closed and retired, however its task ends.
@@ -114,6 +126,8 @@ struct Watch<'a> {
     state: watch::Receiver<super::JobState>,
     wall: Wall,
     kill_at: Option<Instant>,
+    /// The tree was killed: nothing more can be done to it.
+    killed: bool,
 }
 
 impl<'a> Watch<'a> {
@@ -121,7 +135,7 @@ impl<'a> Watch<'a> {
         let mut ending = job.ending.subscribe();
         ending.mark_changed();
         let wall = Wall { left: limits.wall, since: Some(job.since) };
-        Self { job, running, ending, state: job.watch(), wall, kill_at: None }
+        Self { job, running, ending, state: job.watch(), wall, kill_at: None, killed: false }
     }
 
     async fn until_exited(&mut self) -> ExitStatus {
@@ -132,9 +146,15 @@ impl<'a> Watch<'a> {
                 status = self.running.exited() => return status,
                 Ok(()) = self.ending.changed() => self.begin_ending().await,
                 () = until(self.kill_at) => self.escalate(),
-                () = until(wall) => self.job.end(Ending::kill(EndReason::Timeout)),
-                () = self.job.output.over_limit() => self.job.end(Ending::kill(EndReason::OutputLimit)),
-                Ok(()) = self.state.changed() => self.wall.pause(self.state.borrow_and_update().paused.is_some()),
+                () = until(wall), if !self.killed => self.job.end(Ending::kill(EndReason::Timeout)),
+                () = self.job.output.over_limit(), if !self.killed => {
+                    self.job.end(Ending::kill(EndReason::OutputLimit));
+                }
+                Ok(()) = self.state.changed() => {
+                    // Only what is known to stand still does not use up its time.
+                    let still = self.state.borrow_and_update().paused.is_some_and(|pause| pause.exact);
+                    self.wall.pause(still);
+                }
             }
         }
     }
@@ -144,7 +164,9 @@ impl<'a> Watch<'a> {
         if self.kill_at.is_some() || self.ending.borrow().is_some() {
             return;
         }
+        self.wall.pause(false);
         tokio::select! {
+            () = until(self.wall.deadline()) => {}
             _ = self.job.output.drain(settings) => {}
             _ = self.running.emptied() => {}
             Ok(()) = self.ending.changed() => {}
@@ -154,17 +176,20 @@ impl<'a> Watch<'a> {
     async fn begin_ending(&mut self) {
         let Some(wish) = *self.ending.borrow_and_update() else { return };
         if wish.grace.is_zero() {
+            self.killed = true;
             self.running.kill();
             return;
         }
         // A job that has just exited needs neither signal nor thaw; its exit is what comes next.
         let _ = self.running.signal(wish.signal, SignalTarget::Group).await;
         let _ = self.running.resume().await;
+        self.job.set(|state| state.paused = None);
         self.kill_at = Some(Instant::now() + wish.grace);
     }
 
     fn escalate(&mut self) {
         self.kill_at = None;
+        self.killed = true;
         self.job.set(|state| state.escalated = true);
         self.running.kill();
     }

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::audit::RefusedBy;
 use crate::domain::{
-    CallMethod, Claim, Command, Counted, Failure, JobId, JobLimits, Principal, Resolved, Scope, SessionId,
-    SpawnStage, Terminal,
+    CallMethod, Claim, Command, ConnectionId, Counted, Failure, JobId, JobLimits, Principal, Resolved, Scope,
+    SessionId, SpawnStage, Terminal,
 };
 use crate::quota::Slot;
 use crate::stream::{Overflow, Share};
@@ -29,7 +29,7 @@ use super::review::{self, Caller, Case, Hearing};
 use super::run;
 use super::streams::{self, Keeping, Pumps};
 use super::task::Card;
-use super::{Core, Ending, Job, JobState, SessionState};
+use super::{Core, Ending, Job, JobState, Reach, SessionState};
 
 /// Where a job's standard input comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct JobRequest {
     pub overflow: Overflow,
     /// Size of each ring, bytes.
     pub ring: Option<u64>,
+    /// The starter is about to view it.
+    pub view: bool,
     /// Makes a retry safe.
     pub key: Option<String>,
     /// Free text for people.
@@ -74,7 +76,7 @@ pub(super) type StartCell = watch::Receiver<Option<Result<Arc<Job>, Failure>>>;
 
 impl JobRequest {
     pub(super) fn digest(&self) -> Digest {
-        let keyless = Self { key: None, ..self.clone() };
+        let keyless = Self { key: None, view: false, ..self.clone() };
         Sha256::digest(format!("{keyless:?}")).into()
     }
 }
@@ -84,6 +86,7 @@ pub(super) async fn job(
     core: Arc<Core>,
     session: Card,
     request: JobRequest,
+    asker: ConnectionId,
     mut state: watch::Receiver<SessionState>,
     outcome: watch::Sender<Option<Result<Arc<Job>, Failure>>>,
 ) -> u32 {
@@ -120,6 +123,9 @@ pub(super) async fn job(
                 job.end(Ending::kill(reason));
             }
             outcome.send_replace(Some(Ok(job.clone())));
+            if let Ok(here) = core.registry.session(session.id, &session.owner, Reach::Own) {
+                here.started(job.clone(), asker).await;
+            }
             run::run(&core, job, pumps, slot, &limits, state).await
         }
     }
@@ -152,7 +158,8 @@ impl Start<'_> {
     async fn clear(&self) -> Result<Ready, Failure> {
         self.core.admitting()?;
         let ring_bytes = self.ring_bytes()?;
-        let mut slot = self.slot().inspect_err(|_| self.no_slot())?;
+        let mut slot =
+            slot(self.core, &self.caller.principal, self.session).inspect_err(|_| self.no_slot())?;
         let share = self.share(ring_bytes)?;
         self.core.rooms.breaker.admit()?;
         let program = self.request.argv.first().map(String::as_str);
@@ -193,17 +200,6 @@ impl Start<'_> {
         asked.map_err(|refused| Failure::InvalidParams(format!("output.ring_bytes: {refused}")))
     }
 
-    fn slot(&self) -> Result<Slot, Failure> {
-        let most = |scope, max| Claim { scope, what: Counted::Jobs, max };
-        let mut claims = vec![most(Scope::Server, self.core.settings.max_jobs)];
-        let of_tenant = self.core.settings.counts(&self.caller.principal).jobs;
-        claims.extend(of_tenant.map(|max| most(Scope::Tenant, max)));
-        claims.extend(self.session.job_claims.iter().cloned());
-        claims.extend(self.session.grant.max_jobs.map(|max| most(Scope::Session, max)));
-        let holder = holder(&self.caller.principal, Some(self.session.id));
-        Ok(self.core.rooms.slots.claim(&holder, Counted::Jobs, &claims)?)
-    }
-
     fn command(&self, id: JobId) -> Result<Command, Failure> {
         let identity = self.core.settings.identity(&self.caller.principal).ok_or_else(no_identity)?;
         let asked = Asked {
@@ -228,9 +224,13 @@ impl Start<'_> {
         let size = cleared.value().command.terminal.as_ref().map(|t| t.size);
         let stdio = |error: std::io::Error| spawn_failed(SpawnStage::Stdio, &error, "standard streams");
         let (inner, ours) = streams::make(size, self.request.stdin == StdinMode::Pipe).map_err(stdio)?;
-        let running = self.told_breaker(prepared.release(&cleared, inner, &limits).await)?;
+        let released = prepared.release(&cleared, inner, &limits).await;
+        let running = released.map_err(|failure| told_breaker(self.core, &self.caller.principal, failure))?;
+        // Only a program that runs shows that spawning works.
+        self.core.rooms.breaker.success();
         let overflow = self.request.overflow;
-        let keeping = Keeping { overflow, ring_bytes: self.ring_bytes()?, limit: limits.output };
+        let (ring_bytes, viewed) = (self.ring_bytes()?, self.request.view);
+        let keeping = Keeping { overflow, ring_bytes, limit: limits.output, viewed };
         let streams =
             streams::start(ours, keeping, &self.core.settings.streams, &self.core.tracker).map_err(stdio)?;
         streams.output.hold(share);
@@ -260,11 +260,16 @@ impl Start<'_> {
         };
         Ok(Released { job: Arc::new(job), pumps: streams.pumps, slot, limits })
     }
+}
 
-    /// Tells the breaker how a start went, as far as it was ours to get right.
-    fn told_breaker<T>(&self, result: Result<T, SpawnFailure>) -> Result<T, Failure> {
-        told_breaker(self.core, &self.caller.principal, result)
-    }
+/// A place for one more job of the session.
+pub(super) fn slot(core: &Core, principal: &Principal, session: &Card) -> Result<Slot, Failure> {
+    let most = |scope, max| Claim { scope, what: Counted::Jobs, max };
+    let mut claims = vec![most(Scope::Server, core.settings.max_jobs)];
+    claims.extend(core.settings.counts(principal).jobs.map(|max| most(Scope::Tenant, max)));
+    claims.extend(session.job_claims.iter().cloned());
+    claims.extend(session.grant.max_jobs.map(|max| most(Scope::Session, max)));
+    Ok(core.rooms.slots.claim(&holder(principal, Some(session.id)), Counted::Jobs, &claims)?)
 }
 
 /// Has the warden fork a leader that looks at the command and waits at the gate.
@@ -288,29 +293,19 @@ pub(super) async fn prepare(
         confine: core.settings.confine(principal).to_vec(),
         identity: identity.place,
     };
-    told_breaker(core, principal, core.rooms.warden.prepare(asked).await)
+    let prepared = core.rooms.warden.prepare(asked).await;
+    prepared.map_err(|failure| told_breaker(core, principal, failure))
 }
 
-fn told_breaker<T>(
-    core: &Core,
-    principal: &Principal,
-    result: Result<T, SpawnFailure>,
-) -> Result<T, Failure> {
-    match result {
-        Ok(value) => {
-            core.rooms.breaker.success();
-            Ok(value)
-        }
-        Err(failure) => {
-            let fault = if failure.is_of_the_request() { "request" } else { "gateway" };
-            metrics::counter!("execgate_spawn_failures_total", "fault" => fault).increment(1);
-            if !failure.is_of_the_request() {
-                core.rooms.breaker.failure(Some(&principal.tenant));
-                tracing::error!(tenant = %principal.tenant, %failure, "spawning failed");
-            }
-            Err(Failure::SpawnFailed { stage: failure.stage, errno: failure.errno, subject: failure.subject })
-        }
+/// Tells the breaker of a failure that was ours.
+fn told_breaker(core: &Core, principal: &Principal, failure: SpawnFailure) -> Failure {
+    let fault = if failure.is_of_the_request() { "request" } else { "gateway" };
+    metrics::counter!("execgate_spawn_failures_total", "fault" => fault).increment(1);
+    if !failure.is_of_the_request() {
+        core.rooms.breaker.failure(Some(&principal.tenant));
+        tracing::error!(tenant = %principal.tenant, %failure, "spawning failed");
     }
+    Failure::SpawnFailed { stage: failure.stage, errno: failure.errno, subject: failure.subject }
 }
 
 fn spawn_failed(stage: SpawnStage, error: &std::io::Error, subject: &str) -> Failure {

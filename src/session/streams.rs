@@ -56,6 +56,8 @@ pub(super) struct Keeping {
     pub(super) ring_bytes: u32,
     /// Most bytes of all streams.
     pub(super) limit: Option<u64>,
+    /// The starter wants to view it from the first byte on.
+    pub(super) viewed: bool,
 }
 
 /// Makes both ends of a job's streams.
@@ -88,9 +90,12 @@ pub(super) fn start(
             )
         }
     };
-    let Keeping { overflow, ring_bytes, limit } = keeping;
+    let Keeping { overflow, ring_bytes, limit, viewed } = keeping;
     let (viewers, courtesy) = (settings.viewers, settings.courtesy);
     let output = Output::new(Terms { plumbing, overflow, ring_bytes, limit, viewers, courtesy });
+    if viewed {
+        output.await_writer();
+    }
     let last_call = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for (source, fd) in sources {

@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument as _, Span};
 
-use crate::domain::{Claim, DecisionId, EndReason, Failure, Principal, SessionGrant, SessionId};
+use crate::domain::{
+    Claim, ConnectionId, DecisionId, EndReason, Failure, Principal, SessionGrant, SessionId,
+};
 use crate::quota::Slot;
 
 use super::start::{self, JobRequest, StartCell};
@@ -108,6 +110,10 @@ enum Request {
         reply: Option<oneshot::Sender<SessionClosed>>,
     },
     Disconnect(Arc<Link>),
+    Started {
+        job: Arc<Job>,
+        asker: ConnectionId,
+    },
 }
 
 impl Session {
@@ -162,6 +168,12 @@ impl Session {
     pub async fn disconnect(&self, link: &Arc<Link>) {
         // A session that is gone has nothing left to do.
         let _ = self.send(Request::Disconnect(link.clone())).await;
+    }
+
+    /// Tells the session that a job which this connection asked for has started: whoever owns the session by now hears of it.
+    pub(super) async fn started(&self, job: Arc<Job>, asker: ConnectionId) {
+        // A session that is gone ends its jobs by itself.
+        let _ = self.send(Request::Started { job, asker }).await;
     }
 
     async fn send(&self, request: Request) -> Result<(), Failure> {
@@ -248,6 +260,10 @@ impl Task {
             }
             Request::Close { reason, word, reply } => self.close(reason, word, reply),
             Request::Disconnect(link) => self.disconnect(&link),
+            Request::Started { job, asker } => match &self.tenure {
+                Tenure::Attached(owner) if owner.id() != asker => owner.tell(News::Follow(job)),
+                Tenure::Attached(_) | Tenure::Detached { .. } => {}
+            },
         }
     }
 
@@ -260,7 +276,7 @@ impl Task {
                 "another connection owns the session; take it over first".to_owned(),
             ));
         }
-        let Some(key) = request.key.clone() else { return Ok(self.begin(request, span)) };
+        let Some(key) = request.key.clone() else { return Ok(self.begin(request, link.id(), span)) };
         let digest = request.digest();
         if let Some((earlier, cell)) = self.starts.get(&key)
             && !matches!(&*cell.borrow(), Some(Err(_)))
@@ -271,14 +287,15 @@ impl Task {
             };
         }
         self.forget_dead_keys();
-        let cell = self.begin(request, span);
+        let cell = self.begin(request, link.id(), span);
         self.starts.insert(key, (digest, cell.clone()));
         Ok(cell)
     }
 
-    fn begin(&mut self, request: JobRequest, span: Span) -> StartCell {
+    fn begin(&mut self, request: JobRequest, asker: ConnectionId, span: Span) -> StartCell {
         let (outcome, cell) = watch::channel(None);
-        let job = start::job(self.core.clone(), self.card.clone(), request, self.state.subscribe(), outcome);
+        let job =
+            start::job(self.core.clone(), self.card.clone(), request, asker, self.state.subscribe(), outcome);
         self.jobs.spawn(self.core.tracker.track_future(job.instrument(span)));
         self.publish();
         cell
@@ -301,17 +318,20 @@ impl Task {
         }
         match &self.tenure {
             Tenure::Attached(owner) if owner.id() == link.id() => return Ok(self.attached()),
-            Tenure::Attached(owner) if takeover => owner.tell(News::Lost(self.card.id)),
-            Tenure::Attached(_) => {
+            Tenure::Attached(_) if !takeover => {
                 return Err(Failure::Conflict(
                     "another connection owns the session; say `takeover` to take it".to_owned(),
                 ));
             }
-            Tenure::Detached { .. } => {}
+            Tenure::Attached(_) | Tenure::Detached { .. } => {}
         }
         let here = self.core.registry.session(self.card.id, &self.card.owner, super::Reach::Own)?;
         if !link.own(here) {
             return Err(Failure::NotFound("connection"));
+        }
+        // Only now: a connection that took it and was gone already would leave a session that nobody ends.
+        if let Tenure::Attached(owner) = &self.tenure {
+            owner.tell(News::Lost(self.card.id));
         }
         self.tenure = Tenure::Attached(link);
         self.publish();
