@@ -181,13 +181,17 @@ impl JobView<'_> {
             (None, None, Some(_)) => "paused",
             (None, None, None) => "running",
         };
+        let (argv, whole) = shown_argv(self.argv);
         let mut value = json!({
             "job": self.id.to_string(), "session": self.session.to_string(), "tenant": &*self.owner.tenant,
-            "subject": &*self.owner.subject, "argv": self.argv, "labels": self.labels, "pid": self.pid,
+            "subject": &*self.owner.subject, "argv": argv, "labels": self.labels, "pid": self.pid,
             "started_at": unix_ms(self.started_at), "decision": self.decision.to_string(), "state": state,
             "streams": self.streams_value(),
         });
         if let Value::Object(map) = &mut value {
+            if !whole {
+                map.insert("argv_cut".to_owned(), true.into());
+            }
             if let Some((status, reason)) = self.exited {
                 map.append(&mut status_members(status));
                 map.insert("reason".to_owned(), reason.as_str().into());
@@ -209,6 +213,23 @@ impl JobView<'_> {
     }
 }
 
+/// The arguments as they are shown: at most 4 KiB of them, and whether that is all.
+fn shown_argv(argv: &[String]) -> (Vec<&str>, bool) {
+    /// Bytes shown: enough for people; the decision log has the rest.
+    const MOST: usize = 4096;
+    let mut room = MOST;
+    let mut shown = Vec::new();
+    for argument in argv {
+        let part = argument.split_at(argument.floor_char_boundary(room)).0;
+        shown.push(part);
+        if part.len() < argument.len() {
+            return (shown, false);
+        }
+        room -= part.len();
+    }
+    (shown, true)
+}
+
 /// Adds the last bytes of each stream to a job's status.
 #[must_use]
 pub fn with_tails(mut status: Value, tails: &[(StreamName, Vec<u8>)]) -> Value {
@@ -221,14 +242,38 @@ pub fn with_tails(mut status: Value, tails: &[(StreamName, Vec<u8>)]) -> Value {
     status
 }
 
-/// A list under its name.
-pub fn list(name: &str, items: Vec<Value>) -> Value {
-    Value::Object(Map::from_iter([(name.to_owned(), Value::Array(items))]))
+/// Most bytes of the items of a list: an answer must fit into a socket's write buffer, whatever its items hold.
+const MAX_LIST_BYTES: usize = 1 << 20;
+
+/// A list under its name, oldest first. Where it is too long the oldest are left out, and `omitted` says how many.
+pub fn list(name: &str, mut items: Vec<Value>) -> Value {
+    let omitted = too_many(&items);
+    items.drain(..omitted);
+    let mut map = Map::from_iter([(name.to_owned(), Value::Array(items))]);
+    if omitted > 0 {
+        map.insert("omitted".to_owned(), omitted.into());
+    }
+    Value::Object(map)
+}
+
+/// How many items from the front on do not fit.
+fn too_many(items: &[Value]) -> usize {
+    let mut room = MAX_LIST_BYTES;
+    let fits = |item: &&Value| {
+        let left = room.checked_sub(item.to_string().len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    items.len() - items.iter().rev().take_while(fits).count()
 }
 
 /// The answer to `session.attach`.
 pub fn session_attached(session: SessionId, jobs: Vec<Value>) -> Value {
-    json!({"session": session.to_string(), "jobs": jobs})
+    let mut value = list("jobs", jobs);
+    if let Value::Object(map) = &mut value {
+        map.insert("session".to_owned(), session.to_string().into());
+    }
+    value
 }
 
 /// The answer to `session.close`.

@@ -42,6 +42,8 @@ pub(super) struct Credit {
     window: Option<Window>,
     acked: u64,
     sent: u64,
+    /// How far the viewer was sent before it was moved: it may still acknowledge that.
+    reached: u64,
     /// Gaps announced above `acked`, oldest first.
     skips: VecDeque<Skip>,
 }
@@ -60,7 +62,12 @@ const MAX_SKIPS: usize = 64;
 
 impl Credit {
     pub(super) const fn new(from: u64, window: Option<Window>) -> Self {
-        Self { window, acked: from, sent: from, skips: VecDeque::new() }
+        Self { window, acked: from, sent: from, reached: 0, skips: VecDeque::new() }
+    }
+
+    /// Credit from another offset on, for a viewer that is moved there.
+    pub(super) fn moved(&self, from: u64, window: Option<Window>) -> Self {
+        Self { reached: self.reached.max(self.sent), ..Self::new(from, window) }
     }
 
     /// Everything below this was handed out or announced as a gap.
@@ -95,13 +102,16 @@ impl Credit {
         }
     }
 
-    /// The peer consumed everything below `offset`.
+    /// The peer consumed everything below `offset`. What it says of bytes from before it was moved changes nothing.
     pub(super) fn ack(&mut self, offset: u64, window: Option<Window>) -> Result<(), BeyondSent> {
-        if offset > self.sent {
+        if offset > self.sent.max(self.reached) {
             return Err(BeyondSent { offset, sent: self.sent });
         }
-        self.acked = self.acked.max(offset);
         self.window = window.or(self.window);
+        if offset > self.sent {
+            return Ok(());
+        }
+        self.acked = self.acked.max(offset);
         while self.skips.front().is_some_and(|skip| skip.to <= self.acked) {
             self.skips.pop_front();
         }

@@ -167,7 +167,7 @@ impl Cursor {
         self.run = 0;
         for source in stock.plumbing.sources() {
             let place = self.places.get_mut(*source);
-            place.credit = Credit::new(from(*source), window);
+            place.credit = place.credit.moved(from(*source), window);
             place.found = stock.ring(*source).oldest();
             place.end = End::Ahead;
         }

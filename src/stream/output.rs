@@ -23,6 +23,10 @@ use super::source::{PerSource, Plumbing, Source};
 /// Most bytes read at once: what a pipe holds, and what a viewer hands out at once. Larger keeps others from the lock.
 pub(super) const CHUNK: usize = 64 * 1024;
 
+/// How long a job whose starter wants to view it may be held back until that view has come: it takes one wake-up of the
+/// starter's task, and an asker that is gone must not hold the job for ever.
+const SEATING: Duration = Duration::from_secs(1);
+
 /// What happens when a ring is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
@@ -122,6 +126,8 @@ pub(super) struct State {
     courtesy: Duration,
     /// Bytes that may still come.
     allowance: Option<u64>,
+    /// Until when the write viewer that was announced is waited for.
+    awaited: Option<Instant>,
     /// Its part of the budget, until only the tail is kept.
     share: Option<Share>,
     pub(super) owed: Debt,
@@ -152,6 +158,7 @@ impl State {
     /// Makes room for another write viewer: the one there is observes from now on, and nothing is owed but to the new one.
     pub(super) fn displace_writer(&mut self, except: Option<u64>) {
         self.owed = Debt::None;
+        self.awaited = None;
         let writer = |seat: &&mut Seat| seat.cursor.kind == ViewKind::Write && Some(seat.number) != except;
         for seat in self.viewers.iter_mut().filter(writer) {
             seat.cursor.kind = ViewKind::Observe;
@@ -172,8 +179,16 @@ impl State {
             (Overflow::Block, Some(cursor)) => {
                 cursor.credit(source).passed(self.stock.ring(source).capacity())
             }
+            (Overflow::Block, None) if self.still_awaited().is_some() => 0,
             (Overflow::Block, None) | (Overflow::Ring, _) => u64::MAX,
         }
+    }
+
+    /// How much longer the announced write viewer is waited for.
+    fn still_awaited(&self) -> Option<Duration> {
+        self.awaited
+            .map(|until| until.saturating_duration_since(Instant::now()))
+            .filter(|left| !left.is_zero())
     }
 
     /// What may be read of `source` now.
@@ -183,7 +198,13 @@ impl State {
             None => true,
         };
         let bytes = if ordered { self.stock.ring(source).room(self.floor(source)).min(CHUNK) } else { 0 };
-        if bytes == 0 { Room::Full } else { self.politely(source, bytes) }
+        if bytes > 0 {
+            return self.politely(source, bytes);
+        }
+        match (self.overflow, self.writer(), self.still_awaited()) {
+            (Overflow::Block, None, Some(left)) => Room::Polite(left),
+            _ => Room::Full,
+        }
     }
 
     /// Holds back from `bytes` what observers that read along have not taken, as long as courtesy lasts.
@@ -241,6 +262,7 @@ impl Output {
             overflow: terms.overflow,
             courtesy: terms.courtesy,
             allowance: terms.limit,
+            awaited: None,
             share: None,
             owed: Debt::None,
             next_seat: 0,
@@ -259,6 +281,12 @@ impl Output {
     /// Keeps the job's part of the budget for as long as its rings are kept.
     pub fn hold(&self, share: Share) {
         self.lock().share = Some(share);
+    }
+
+    /// A write viewer is on its way and is to get every byte from the first on: a `block` job's ring overwrites nothing until
+    /// it has come, or [`SEATING`] is over.
+    pub fn await_writer(&self) {
+        self.lock().awaited = Some(Instant::now() + SEATING);
     }
 
     /// What it was granted.

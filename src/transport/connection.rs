@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
 use futures_util::StreamExt as _;
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +44,9 @@ pub(super) struct Connection {
     /// Wakes the writer.
     pub(super) wake: Arc<Notify>,
     pub(super) followers: Followers,
-    /// The session of calls that name none, made by the first of them.
-    pub(super) default_session: OnceCell<Arc<Session>>,
+    /// The session of calls that name none, made by the first of them, and anew when it has ended by itself.
+    // Held while the session is opened, on purpose: concurrent calls wait for it.
+    pub(super) default_session: AsyncMutex<Option<Arc<Session>>>,
     pub(super) life: Life,
     /// Ends both halves.
     pub(super) cancel: CancellationToken,
@@ -97,15 +98,21 @@ impl Connection {
         self.failed.get().copied().unwrap_or((1011, "the connection broke"))
     }
 
-    /// A follower that hears of the job's state and end, and gets none of its output; `None` when the job has all the
-    /// viewers it may have.
-    pub(super) fn mute(&self, job: Arc<Job>) -> Option<Follower> {
+    /// Has the connection hear of the job's state and end, and get none of its output, from when it was let go `held` times on;
+    /// false when it follows the job already, or the job has all the viewers it may have.
+    pub(super) fn mute(&self, job: Arc<Job>, held: u32) -> bool {
         let view = View { from: &[], kind: ViewKind::Muted, plane: self.plane.of_stream(), window: None };
-        let viewer = job.output.view(view, self.wake.clone()).ok()?;
-        let channel = self.followers.lock().fresh_channel();
-        let mut follower = Follower::new(job, channel, viewer, true, &self.wake);
-        follower.may_write(self.link.owns(follower.job.card.session), &self.wake);
-        Some(follower)
+        let Ok(viewer) = job.output.view(view, self.wake.clone()) else { return false };
+        let owns = self.link.owns(job.card.session);
+        let mut table = self.followers.lock();
+        if table.find(job.card.id).is_some() {
+            return false;
+        }
+        let mut follower = Follower::new(job, table.fresh_channel(), viewer, true, &self.wake);
+        follower.may_write(owns, &self.wake);
+        follower.hold(held);
+        table.list.push(follower);
+        true
     }
 }
 
@@ -157,7 +164,7 @@ pub(super) async fn run(
         link: Link::new(id, wake.clone()),
         wake,
         followers: Followers::default(),
-        default_session: OnceCell::new(),
+        default_session: AsyncMutex::default(),
         life: Life::new(),
         cancel: CancellationToken::new(),
         failed: OnceLock::new(),

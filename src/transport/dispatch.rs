@@ -15,7 +15,7 @@ use crate::rpc::{self, Id, Method, Value, view};
 use crate::session::{Ending, Job, Reach};
 
 use super::connection::Connection;
-use super::follower::Follower;
+use super::router::fresh_request_id;
 use super::writer::Out;
 use super::{jobs, sessions, views};
 
@@ -24,31 +24,33 @@ use super::{jobs, sessions, views};
 pub(super) struct Reply {
     /// `None` for a notification.
     text: Option<String>,
-    follow: Vec<Follower>,
-    after: Option<JobId>,
+    follow: Vec<JobId>,
+    after: Vec<JobId>,
 }
 
 /// What a method came to.
 #[derive(Debug)]
 pub(super) struct Outcome {
     value: Value,
-    follow: Vec<Follower>,
-    after: Option<JobId>,
+    /// Jobs whose followers were held for this answer.
+    follow: Vec<JobId>,
+    /// Jobs whose `job.closed` comes before it.
+    after: Vec<JobId>,
 }
 
 impl From<Value> for Outcome {
     fn from(value: Value) -> Self {
-        Self { value, follow: Vec::new(), after: None }
+        Self { value, follow: Vec::new(), after: Vec::new() }
     }
 }
 
 impl Outcome {
-    pub(super) fn following(value: Value, follow: Vec<Follower>) -> Self {
+    pub(super) fn following(value: Value, follow: Vec<JobId>) -> Self {
         Self { follow, ..value.into() }
     }
 
     pub(super) fn after_closed(value: Value, job: JobId) -> Self {
-        Self { after: Some(job), ..value.into() }
+        Self { after: vec![job], ..value.into() }
     }
 }
 
@@ -67,24 +69,33 @@ impl Reply {
         }
     }
 
-    pub(super) fn into_out(self) -> Option<Out> {
-        match (self.text, self.after) {
-            (text, _) if !self.follow.is_empty() => Some(Out::Follow(text, self.follow)),
-            (Some(text), Some(job)) => Some(Out::AfterClosed(job, text)),
-            (Some(text), None) => Some(Out::Answer(text)),
-            (None, _) => None,
-        }
+    pub(super) fn into_out(mut self) -> Option<Out> {
+        // An answer that must come before anything of a job cannot come after its end.
+        self.after.retain(|job| !self.follow.contains(job));
+        let says_something = self.text.is_some() || !self.follow.is_empty();
+        says_something.then_some(Out::Answer { text: self.text, follow: self.follow, after: self.after })
     }
 }
 
-/// The replies of a batch as one.
-pub(super) fn batch(replies: Vec<Reply>) -> Option<Out> {
+/// Most bytes of the answer to a batch: what one message may be, so that the socket's write buffer takes it.
+const MAX_BATCH_ANSWER: usize = 1 << 20;
+
+/// The replies of a batch as one. Where they are too long together, the later ones say so instead.
+pub(super) fn batch(replies: Vec<(Option<Id>, Reply)>) -> Option<Out> {
     let mut all = Reply::default();
-    let mut texts = Vec::new();
-    for reply in replies {
+    let (mut texts, mut bytes) = (Vec::new(), 0);
+    for (id, mut reply) in replies {
+        let long = reply.text.as_ref().map_or(0, String::len);
+        if bytes + long > MAX_BATCH_ANSWER {
+            let limit = "bytes of a batch's answer".to_owned();
+            let failure = Failure::LimitExceeded { limit, value: MAX_BATCH_ANSWER as u64 };
+            reply.text = Reply::error(id.as_ref(), &failure, &fresh_request_id()).text;
+        } else {
+            bytes += long;
+        }
         texts.extend(reply.text);
         all.follow.extend(reply.follow);
-        all.after = all.after.or(reply.after);
+        all.after.extend(reply.after);
     }
     all.text = rpc::batch(&texts);
     all.into_out()

@@ -4,6 +4,7 @@
 //! the order of the protocol: state and exit at once; output, gaps and ends in the order of the ring; `job.closed` last
 //! and once. Nothing is queued for it, so a slow connection costs its window and no more.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::extract::ws::Message;
@@ -16,6 +17,7 @@ use crate::session::{Job, Pause};
 use crate::stream::{Item, StdinWatch, ViewKind, Viewer};
 
 use super::connection::Plane;
+use super::writer::Out;
 
 /// A connection's view of a job.
 #[derive(Debug)]
@@ -30,8 +32,10 @@ pub(super) struct Follower {
     stdin: Option<StdinWatch>,
     /// Comes right after the message before it.
     waiting: Option<Message>,
-    /// Answers that must not come before `job.closed`.
-    after: Vec<String>,
+    /// Answers that must come first: until then it gives nothing out.
+    held: u32,
+    /// What must not come before `job.closed`.
+    parked: VecDeque<Out>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +62,8 @@ impl Follower {
             told: Told::default(),
             stdin: None,
             waiting: None,
-            after: Vec::new(),
+            held: 0,
+            parked: VecDeque::new(),
         }
     }
 
@@ -74,18 +79,43 @@ impl Follower {
 
     /// `job.closed` is out, and every answer that waited for it.
     pub(super) fn is_done(&self) -> bool {
-        self.told.closed && self.after.is_empty()
+        self.told.closed && self.parked.is_empty()
+    }
+
+    /// Gives nothing out until it was let go so many times more.
+    pub(super) const fn hold(&mut self, times: u32) {
+        self.held += times;
+    }
+
+    /// How many answers must come first.
+    pub(super) const fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// An answer that it waited for is out.
+    pub(super) const fn let_go(&mut self) {
+        self.held = self.held.saturating_sub(1);
+    }
+
+    /// `job.closed` is out.
+    pub(super) const fn has_closed(&self) -> bool {
+        self.told.closed
     }
 
     /// Keeps an answer until `job.closed` is out.
-    pub(super) fn answer_after(&mut self, answer: String) {
-        self.after.push(answer);
+    pub(super) fn park(&mut self, out: Out) {
+        self.parked.push_back(out);
+    }
+
+    /// The next answer that waited for `job.closed`, once that is out.
+    pub(super) fn unpark(&mut self) -> Option<Out> {
+        if self.told.closed { self.parked.pop_front() } else { None }
     }
 
     /// The next message, if there is one now. At most `most` payload bytes.
     pub(super) fn next(&mut self, plane: Plane, most: usize) -> Option<Message> {
-        if self.told.closed {
-            return self.after.pop().map(text);
+        if self.told.closed || self.held > 0 {
+            return None;
         }
         self.state_change()
             .or_else(|| self.credit(plane))

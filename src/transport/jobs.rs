@@ -21,10 +21,11 @@ pub(super) async fn start(on: &Connection, start: JobStart) -> Result<Outcome, F
     let session = sessions::named_or_default(on, start.session).await?;
     let (view, window) = (start.view, start.window);
     let job = session.start(request(start), &on.link).await?;
-    let follower = if view { first_viewer(on, &job, window)? } else { known_or_muted(on, &job) };
-    let channel = follower.as_ref().map(|f| f.channel).filter(|_| view);
+    let id = job.card.id;
+    let (channel, held) =
+        if view { (Some(first_viewer(on, &job, window)?), true) } else { (None, on.mute(job.clone(), 1)) };
     let value = views::job(&job).started(channel);
-    Ok(Outcome::following(value, follower.into_iter().collect()))
+    Ok(Outcome::following(value, held.then_some(id).into_iter().collect()))
 }
 
 pub(super) fn request(start: JobStart) -> JobRequest {
@@ -37,21 +38,17 @@ pub(super) fn request(start: JobStart) -> JobRequest {
         timeout: start.timeout,
         overflow: if start.keep_newest { Overflow::Ring } else { Overflow::Block },
         ring: start.ring,
+        view: start.view,
         key: start.key,
         labels: start.labels,
     }
 }
 
 /// The owner's view from the first byte. A connection that lost the session while the job was starting looks on.
-fn first_viewer(on: &Connection, job: &Arc<Job>, window: Option<u32>) -> Result<Option<Follower>, Failure> {
+fn first_viewer(on: &Connection, job: &Arc<Job>, window: Option<u32>) -> Result<u32, Failure> {
     let write = on.link.owns(job.card.session);
     let from_zero = JobAttach { job: job.card.id, from: Default::default(), write, window };
-    follow(on, job, &from_zero).map(Some)
-}
-
-fn known_or_muted(on: &Connection, job: &Arc<Job>) -> Option<Follower> {
-    let known = on.followers.lock().find(job.card.id).is_some();
-    if known { None } else { on.mute(job.clone()) }
+    follow(on, job, &from_zero)
 }
 
 pub(super) async fn explain(on: &Connection, start: JobStart) -> Result<Value, Failure> {
@@ -87,14 +84,12 @@ pub(super) fn attach(on: &Connection, attach: &JobAttach) -> Result<Outcome, Fai
             "only the connection that owns the session may write; attach the session first".to_owned(),
         ));
     }
-    let follower = follow(on, &job, attach)?;
-    let value = views::job(&job).attached(follower.channel);
-    Ok(Outcome::following(value, vec![follower]))
+    let channel = follow(on, &job, attach)?;
+    Ok(Outcome::following(views::job(&job).attached(channel), vec![job.card.id]))
 }
 
-/// The connection's follower of the job, moved, or a new one. Until the writer gets it back with the answer it gives
-/// nothing out.
-fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<Follower, Failure> {
+/// Moves the connection's follower of the job, or makes one; it gives nothing out until the answer is. Its channel.
+fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<u32, Failure> {
     let from: Vec<_> = attach.from.iter().map(|(name, offset)| (*name, *offset)).collect();
     let view = View {
         from: &from,
@@ -104,20 +99,21 @@ fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<Followe
     };
     let owns = on.link.owns(job.card.session);
     let mut table = on.followers.lock();
-    if let Some(mut follower) = table.take(job.card.id) {
-        if let Err(refused) = follower.viewer.reposition(view) {
-            table.list.push(follower);
-            return Err(view_failure(refused));
-        }
+    if let Some(follower) = table.find(job.card.id).filter(|follower| !follower.has_closed()) {
+        follower.viewer.reposition(view).map_err(view_failure)?;
         follower.may_write(owns, &on.wake);
         follower.windowed = attach.window.is_some();
-        return Ok(follower);
+        follower.hold(1);
+        return Ok(follower.channel);
     }
     let viewer = job.output.view(view, on.wake.clone()).map_err(view_failure)?;
     let mut follower =
         Follower::new(job.clone(), table.fresh_channel(), viewer, attach.window.is_some(), &on.wake);
     follower.may_write(owns, &on.wake);
-    Ok(follower)
+    follower.hold(1);
+    let channel = follower.channel;
+    table.list.push(follower);
+    Ok(channel)
 }
 
 fn view_failure(refused: ViewError) -> Failure {
@@ -133,14 +129,12 @@ fn view_failure(refused: ViewError) -> Failure {
 
 pub(super) fn detach(on: &Connection, job: JobId) -> Result<Value, Failure> {
     let job = find(on, job, Reach::Administer)?;
-    let mut table = on.followers.lock();
-    if table.take(job.card.id).is_none() {
+    let taken = on.followers.lock().take(job.card.id);
+    let Some(follower) = taken else {
         return Err(Failure::Conflict("this connection does not view the job".to_owned()));
-    }
-    drop(table);
+    };
     if on.link.owns(job.card.session) && job.state().closed.is_none() {
-        let muted = on.mute(job);
-        on.followers.lock().list.extend(muted);
+        on.mute(job, follower.held());
     }
     Ok(view::nothing())
 }
@@ -155,7 +149,8 @@ pub(super) fn ack(
     let job = find(on, job, Reach::Administer)?;
     let mut table = on.followers.lock();
     // A job that is over for this connection has nothing left to acknowledge.
-    let Some(follower) = table.find(job.card.id) else { return Ok(view::nothing()) };
+    let follower = table.find(job.card.id).filter(|f| f.viewer.kind() != ViewKind::Muted);
+    let Some(follower) = follower else { return Ok(view::nothing()) };
     match follower.viewer.ack(stream, offset, window.and_then(Window::new)) {
         Ok(()) => {}
         Err(AckError::NoSuchStream(_)) => {
@@ -201,7 +196,8 @@ pub(super) fn frame(on: &Connection, frame: ClientFrame<'_>) -> Result<Option<St
     match frame {
         ClientFrame::Ack { channel, stream, offset, window } => {
             let mut table = on.followers.lock();
-            let Some(follower) = table.list.iter_mut().find(|f| f.channel == channel) else {
+            let known = |f: &&mut Follower| f.channel == channel && f.viewer.kind() != ViewKind::Muted;
+            let Some(follower) = table.list.iter_mut().find(known) else {
                 return Ok(None);
             };
             let window = match window {

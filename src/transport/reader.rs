@@ -1,8 +1,8 @@
 //! The reading half of a socket.
 //!
 //! One task reads, decodes and answers. Requests are begun in the order in which they came and may finish in any;
-//! those in flight are bounded, and while that many are, the socket is not read. When the task ends, requests in
-//! flight are dropped with it.
+//! those in flight are bounded, and further ones are refused: the socket is always read, so that signs of life,
+//! acknowledgements and the end are seen. When the task ends, requests in flight are dropped with it.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -15,12 +15,12 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, SplitStream};
 use governor::{DefaultDirectRateLimiter, Quota};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::Failure;
-use crate::rpc::{self, Call, Entry, Id, Incoming, Rejected};
+use crate::rpc::{self, Call, Entry, Id, Incoming, Method, Rejected};
 
 use super::auth::{OnExpiry, Standing};
 use super::connection::{Close, Connection, Plane, UNAUTHENTICATED};
@@ -41,6 +41,7 @@ const CONTROL_PER_SECOND: u32 = 50;
 
 /// A request that was answered: its ids, and what the writer is to do.
 struct Done {
+    requests: usize,
     ids: Vec<Id>,
     out: Option<Out>,
 }
@@ -52,6 +53,8 @@ pub(super) struct Reader {
     stop: CancellationToken,
     flight: FuturesUnordered<BoxFuture<'static, Done>>,
     ids: HashSet<Id>,
+    /// Requests in flight, each entry of a batch counted.
+    outstanding: usize,
     requests: DefaultDirectRateLimiter,
     control: DefaultDirectRateLimiter,
     /// The credential stands no more, and the operator lets what runs go on.
@@ -73,6 +76,7 @@ impl Reader {
             stop,
             flight: FuturesUnordered::new(),
             ids: HashSet::new(),
+            outstanding: 0,
             requests,
             control: twice_at_once(CONTROL_PER_SECOND),
             expired: false,
@@ -94,7 +98,6 @@ impl Reader {
         let least = Duration::from_millis(10);
         let mut look = interval((self.connection.settings.dead_after / LOOKS).clamp(least, LOOK));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let most = self.connection.settings.max_outstanding;
         loop {
             tokio::select! {
                 biased;
@@ -110,7 +113,7 @@ impl Reader {
                 _ = look.tick() => if self.connection.life.silent_for() > self.connection.settings.dead_after {
                     return (1001, "no sign of life");
                 },
-                message = self.stream.next(), if self.flight.len() < most => {
+                message = self.stream.next() => {
                     self.connection.life.touch();
                     if let Err(close) = self.received(message).await { return close }
                 }
@@ -119,6 +122,7 @@ impl Reader {
     }
 
     async fn answered(&mut self, done: Done) -> Result<(), Close> {
+        self.outstanding = self.outstanding.saturating_sub(done.requests);
         for id in &done.ids {
             self.ids.remove(id);
         }
@@ -133,6 +137,7 @@ impl Reader {
             sent = self.out.send(out) => sent.map_err(|_| (1011, "the connection broke")),
             () = self.stop.cancelled() => Err((1012, "the gateway is shutting down")),
             () = self.connection.cancel.cancelled() => Err(self.connection.failure()),
+            () = silence(&self.connection) => Err((1001, "no sign of life")),
         }
     }
 
@@ -153,22 +158,23 @@ impl Reader {
         match rpc::decode(text.as_str(), &rpc::Limits::default()) {
             Incoming::Refused(failure) => {
                 let answer = rpc::error(None, &failure, &fresh_request_id());
-                self.send(Out::Answer(answer)).await
+                self.send(Out::text(answer)).await
             }
             Incoming::Single(entry) => {
                 let begun = self.begin(entry);
                 self.flight.push(Box::pin(async move {
                     let (id, reply) = begun.await;
-                    Done { ids: id.into_iter().collect(), out: reply.into_out() }
+                    Done { requests: 1, ids: id.into_iter().collect(), out: reply.into_out() }
                 }));
                 Ok(())
             }
             Incoming::Batch(entries) => {
                 let begun: Vec<_> = entries.into_iter().map(|entry| self.begin(entry)).collect();
+                let requests = begun.len();
                 self.flight.push(Box::pin(async move {
-                    let (ids, replies): (Vec<_>, Vec<_>) = join_all(begun).await.into_iter().unzip();
-                    let out = dispatch::batch(replies);
-                    Done { ids: ids.into_iter().flatten().collect(), out }
+                    let replies = join_all(begun).await;
+                    let ids = replies.iter().filter_map(|(id, _)| id.clone()).collect();
+                    Done { requests, ids, out: dispatch::batch(replies) }
                 }));
                 Ok(())
             }
@@ -178,6 +184,7 @@ impl Reader {
     /// Begins one request: the future that answers it, with the id to free afterwards.
     fn begin(&mut self, entry: Entry) -> BoxFuture<'static, (Option<Id>, Reply)> {
         let request = fresh_request_id();
+        self.outstanding += 1;
         let call = entry.and_then(|call| match self.admit(&call) {
             Ok(()) => Ok(call),
             Err(failure) => Err(Rejected { id: call.id, failure }),
@@ -199,6 +206,15 @@ impl Reader {
     fn admit(&mut self, call: &Call) -> Result<(), Failure> {
         if self.expired {
             return Err(Failure::Unauthenticated);
+        }
+        // An acknowledgement that were refused would be missing for ever, and cost more to refuse than to take.
+        if matches!(call.method, Method::JobAck { .. }) && call.id.is_none() {
+            return Ok(());
+        }
+        let most = self.connection.settings.max_outstanding;
+        if self.outstanding > most {
+            let limit = "requests in flight on the connection".to_owned();
+            return Err(Failure::LimitExceeded { limit, value: most as u64 });
         }
         if let Err(not_until) = self.requests.check() {
             let clock = governor::clock::DefaultClock::default();
@@ -226,9 +242,20 @@ impl Reader {
             return Err(UNAUTHENTICATED);
         }
         match jobs::frame(&self.connection, frame)? {
-            Some(refused) => self.send(Out::Answer(refused)).await,
+            Some(refused) => self.send(Out::text(refused)).await,
             None => Ok(()),
         }
+    }
+}
+
+/// Completes when the peer has shown no sign of life for too long.
+async fn silence(connection: &Connection) {
+    loop {
+        let left = connection.settings.dead_after.saturating_sub(connection.life.silent_for());
+        if left.is_zero() {
+            return;
+        }
+        sleep(left).await;
     }
 }
 

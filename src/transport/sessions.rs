@@ -23,12 +23,7 @@ pub(super) async fn attach(on: &Connection, session: SessionId, takeover: bool) 
     let attached = session.attach(&on.link, takeover).await?;
     let shown = attached.jobs.iter().map(|job| views::job(job).value()).collect();
     let unended = attached.jobs.iter().filter(|job| job.state().closed.is_none());
-    let mut follow = Vec::new();
-    for job in unended {
-        if on.followers.lock().find(job.card.id).is_none() {
-            follow.extend(on.mute(job.clone()));
-        }
-    }
+    let follow = unended.filter(|job| on.mute((*job).clone(), 1)).map(|job| job.card.id).collect();
     Ok(Outcome::following(view::session_attached(session.card.id, shown), follow))
 }
 
@@ -54,11 +49,12 @@ pub(super) async fn named_or_default(
     if let Some(session) = session {
         return find(on, session, Reach::Own);
     }
-    let open = || async {
-        let opened = on.core.open(&on.caller, SessionRequest::default(), &on.link).await?;
-        Ok::<_, Failure>(opened.session)
-    };
-    on.default_session.get_or_try_init(open).await.cloned()
+    let mut default = on.default_session.lock().await;
+    if let Some(open) = default.as_ref().filter(|session| session.state().is_open()) {
+        return Ok(open.clone());
+    }
+    let opened = on.core.open(&on.caller, SessionRequest::default(), &on.link).await?;
+    Ok(default.insert(opened.session).clone())
 }
 
 fn find(on: &Connection, session: SessionId, reach: Reach) -> Result<Arc<Session>, Failure> {

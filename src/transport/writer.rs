@@ -28,14 +28,18 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// What the reader hands to the writer.
 #[derive(Debug)]
 pub(super) enum Out {
-    /// An answer.
-    Answer(String),
-    /// Jobs to follow from after this answer on; a notification has none.
-    Follow(Option<String>, Vec<Follower>),
-    /// An answer that must not come before the job's `job.closed`.
-    AfterClosed(JobId, String),
+    /// An answer; a notification has none. It comes after the `job.closed` of every job in `after`, and lets go of the followers
+    /// of those in `follow`.
+    Answer { text: Option<String>, follow: Vec<JobId>, after: Vec<JobId> },
     /// The last frame.
     Close(u16, &'static str),
+}
+
+impl Out {
+    /// A text that waits for nothing.
+    pub(super) const fn text(text: String) -> Self {
+        Self::Answer { text: Some(text), follow: Vec::new(), after: Vec::new() }
+    }
 }
 
 /// The jobs a connection follows, shared by its two halves: the writer gives out messages, the reader applies
@@ -59,8 +63,9 @@ impl Table {
         self.last_channel
     }
 
+    /// The follower of the job; the one that is still to tell its end before one that only keeps answers.
     pub(super) fn find(&mut self, job: JobId) -> Option<&mut Follower> {
-        self.list.iter_mut().find(|f| f.id() == job)
+        self.list.iter_mut().filter(|f| f.id() == job).min_by_key(|f| f.has_closed())
     }
 
     pub(super) fn take(&mut self, job: JobId) -> Option<Follower> {
@@ -73,6 +78,12 @@ impl Followers {
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a follower has to give out.
+enum Step {
+    Message(Message),
+    Answer(Out),
 }
 
 /// Why nothing more is written.
@@ -169,20 +180,23 @@ impl Writer {
             busy = true;
         }
         let mut at = 0;
-        while let Some(message) = self.step(&mut at) {
-            if let Some(message) = message {
-                self.put(message).await?;
-                busy = true;
+        while let Some(step) = self.step(&mut at) {
+            busy |= step.is_some();
+            match step {
+                Some(Step::Message(message)) => self.put(message).await?,
+                Some(Step::Answer(out)) => self.put_out(out).await?,
+                None => {}
             }
         }
         Ok(busy)
     }
 
     /// The next message of the follower at `at`, which then moves on; `None` past the last.
-    fn step(&self, at: &mut usize) -> Option<Option<Message>> {
+    fn step(&self, at: &mut usize) -> Option<Option<Step>> {
         let mut table = self.connection.followers.lock();
         let follower = table.list.get_mut(*at)?;
         let message = follower.next(self.connection.plane, self.connection.settings.frame);
+        let message = message.map(Step::Message).or_else(|| follower.unpark().map(Step::Answer));
         if follower.is_done() {
             table.list.swap_remove(*at);
         } else {
@@ -193,26 +207,17 @@ impl Writer {
 
     async fn put_out(&mut self, out: Out) -> Result<(), Ended> {
         match out {
-            Out::Answer(answer) => self.put(text(answer)).await,
-            Out::Follow(answer, followers) => {
+            Out::Answer { text: answer, follow, after } => {
+                let out = Out::Answer { text: answer, follow, after };
+                let Some((answer, follow)) = self.park_or_go_on(out) else { return Ok(()) };
                 if let Some(answer) = answer {
                     self.put(text(answer)).await?;
                 }
-                self.connection.followers.lock().list.extend(followers);
+                let mut table = self.connection.followers.lock();
+                follow.into_iter().for_each(|job| {
+                    table.find(job).into_iter().for_each(Follower::let_go);
+                });
                 Ok(())
-            }
-            Out::AfterClosed(job, answer) => {
-                let waits = match self.connection.followers.lock().find(job) {
-                    Some(follower) => {
-                        follower.answer_after(answer);
-                        None
-                    }
-                    None => Some(answer),
-                };
-                match waits {
-                    Some(answer) => self.put(text(answer)).await,
-                    None => Ok(()),
-                }
             }
             Out::Close(code, reason) => {
                 // What happened before the goodbye is told before it.
@@ -222,6 +227,20 @@ impl Writer {
                 self.close(code, reason).await;
                 Err(Ended::Gone)
             }
+        }
+    }
+
+    /// Parks the answer with the first job whose `job.closed` must come before it; else what is to be sent, and what to let go.
+    fn park_or_go_on(&self, out: Out) -> Option<(Option<String>, Vec<JobId>)> {
+        let Out::Answer { text, follow, after } = out else { return None };
+        let mut table = self.connection.followers.lock();
+        let waited = after.iter().copied().find(|job| table.find(*job).is_some_and(|f| !f.has_closed()));
+        match waited.and_then(|job| table.find(job)) {
+            Some(follower) => {
+                follower.park(Out::Answer { text, follow, after });
+                None
+            }
+            None => Some((text, follow)),
         }
     }
 
@@ -239,8 +258,8 @@ impl Writer {
     async fn put_news(&mut self, news: News) -> Result<(), Ended> {
         match news {
             News::Follow(job) => {
-                let follower = self.connection.mute(job);
-                self.connection.followers.lock().list.extend(follower);
+                // It may follow the job already; then it has been told, or will be.
+                self.connection.mute(job, 0);
                 Ok(())
             }
             News::Lost(session) => {

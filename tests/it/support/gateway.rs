@@ -66,6 +66,8 @@ impl Gateway {
         environment: &[(&str, &str)],
     ) -> Self {
         let mut child = Self::command(&directory)
+            // A loaded machine may take its time to run a leader; no test is about how long.
+            .env("EXECGATE_JOBS__GATE", "10s")
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(file)
             .args(arguments)
