@@ -45,8 +45,8 @@ pub(crate) enum Objection<'a> {
 pub(crate) struct Arguments<'a> {
     /// Options in the order given: `-n` or `--name`, and the value.
     pub(crate) options: Vec<(String, Option<&'a str>)>,
-    /// Everything else, with its place in the list that was read.
-    pub(crate) operands: Vec<(usize, &'a str)>,
+    /// Everything else.
+    pub(crate) operands: Vec<&'a str>,
     /// The first option that stands after an operand.
     pub(crate) late: Option<&'a str>,
 }
@@ -75,8 +75,8 @@ pub(crate) fn read<'a, S: AsRef<str>>(
     arguments: &'a [String],
 ) -> Result<Arguments<'a>, Objection<'a>> {
     let mut read = Arguments::default();
-    let mut rest = arguments.iter().map(String::as_str).enumerate();
-    while let Some((at, argument)) = rest.next() {
+    let mut rest = arguments.iter().map(String::as_str);
+    while let Some(argument) = rest.next() {
         if argument == "--" {
             read.operands.extend(rest);
             break;
@@ -91,7 +91,7 @@ pub(crate) fn read<'a, S: AsRef<str>>(
         } else if is_option {
             short(allowed, argument, &mut rest, &mut read.options)?;
         } else {
-            read.operands.push((at, argument));
+            read.operands.push(argument);
         }
     }
     Ok(read)
@@ -101,7 +101,7 @@ fn long<'a, S: AsRef<str>>(
     allowed: &[S],
     argument: &'a str,
     long: &'a str,
-    rest: &mut impl Iterator<Item = (usize, &'a str)>,
+    rest: &mut impl Iterator<Item = &'a str>,
 ) -> Result<(String, Option<&'a str>), Objection<'a>> {
     let (name, attached) = match long.split_once('=') {
         Some((name, value)) => (name, Some(value)),
@@ -126,7 +126,7 @@ fn long<'a, S: AsRef<str>>(
 fn short<'a, S: AsRef<str>>(
     allowed: &[S],
     argument: &'a str,
-    rest: &mut impl Iterator<Item = (usize, &'a str)>,
+    rest: &mut impl Iterator<Item = &'a str>,
     options: &mut Vec<(String, Option<&'a str>)>,
 ) -> Result<(), Objection<'a>> {
     let number = argument.bytes().skip(1).all(|b| b.is_ascii_digit());
@@ -177,11 +177,8 @@ fn taken(written: &str) -> (&str, Takes) {
 }
 
 /// The next argument as the value of an option: anything that does not look like one. Negative numbers and ranges do not.
-fn next<'a>(
-    option: &'a str,
-    rest: &mut impl Iterator<Item = (usize, &'a str)>,
-) -> Result<&'a str, Objection<'a>> {
-    let (_, value) = rest.next().ok_or(Objection::NoValue(option))?;
+fn next<'a>(option: &'a str, rest: &mut impl Iterator<Item = &'a str>) -> Result<&'a str, Objection<'a>> {
+    let value = rest.next().ok_or(Objection::NoValue(option))?;
     let like_number = value.bytes().skip(1).all(|b| b.is_ascii_digit() || b == b',' || b == b'.');
     if value.starts_with('-') && !like_number { Err(Objection::LikeOption(option, value)) } else { Ok(value) }
 }

@@ -109,7 +109,7 @@ impl Operands {
             Self::Most(most) => *most,
         };
         match (read.operands.get(most), read.late) {
-            (Some((_, operand)), _) => Err(Objection::TooMany(operand)),
+            (Some(operand), _) => Err(Objection::TooMany(operand)),
             // A program that stops at the first operand would take it for one more.
             (None, Some(option)) => Err(Objection::Because(option, "here options stand before operands")),
             (None, None) => Ok(()),

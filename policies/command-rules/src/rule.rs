@@ -221,7 +221,7 @@ impl Rule {
         let known = self
             .operands
             .as_ref()
-            .is_none_or(|patterns| read.operands.iter().all(|(_, operand)| is_like_any(operand, patterns)));
+            .is_none_or(|patterns| read.operands.iter().all(|operand| is_like_any(operand, patterns)));
         few && known
     }
 

@@ -164,7 +164,7 @@ fn lists<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     const LISTING: [&str; 7] =
         ["-l", "--list", "--contains", "--no-contains", "--merged", "--no-merged", "--points-at"];
     match read.operands.first() {
-        Some((_, operand)) if !read.has(&LISTING) => {
+        Some(operand) if !read.has(&LISTING) => {
             Err(Objection::Because(operand, "without --list it would be made, not listed"))
         }
         _ => Ok(()),
@@ -174,8 +174,8 @@ fn lists<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
 /// `git remote`, `git remote get-url NAME`.
 fn names_remotes<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     match read.operands.as_slice() {
-        [] | [(_, "get-url"), _] => Ok(()),
-        [(_, operand), ..] => Err(Objection::Because(
+        [] | ["get-url", _] => Ok(()),
+        [operand, ..] => Err(Objection::Because(
             operand,
             "only get-url NAME may follow; all else changes remotes or calls them",
         )),
@@ -187,7 +187,7 @@ fn asks<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     const ASKING: [&str; 6] = ["-l", "--list", "--get", "--get-all", "--get-regexp", "--get-urlmatch"];
     match read.operands.first() {
         _ if read.has(&ASKING) => Ok(()),
-        Some((_, operand)) => {
+        Some(operand) => {
             Err(Objection::Because(operand, "say --get or --list; without it a value could be set"))
         }
         None => Err(Objection::Because("config", "say --get or --list")),
@@ -196,16 +196,16 @@ fn asks<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
 
 fn lists_worktrees<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     match read.operands.as_slice() {
-        [(_, "list")] => Ok(()),
-        [(_, operand), ..] => Err(Objection::Because(operand, "only list may be said of worktrees")),
+        ["list"] => Ok(()),
+        [operand, ..] => Err(Objection::Because(operand, "only list may be said of worktrees")),
         [] => Err(Objection::Because("worktree", "only list may be said of worktrees")),
     }
 }
 
 fn reads_the_reflog<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     const CHANGING: [&str; 4] = ["expire", "delete", "drop", "write"];
-    match read.operands.iter().find(|(_, operand)| CHANGING.contains(operand)) {
-        Some((_, operand)) => Err(Objection::Because(operand, "it changes the reflog")),
+    match read.operands.iter().find(|operand| CHANGING.contains(operand)) {
+        Some(operand) => Err(Objection::Because(operand, "it changes the reflog")),
         None => Ok(()),
     }
 }

@@ -15,8 +15,8 @@ pub(super) fn ps(arguments: &[String]) -> Result<(), Objection<'_>> {
 pub(super) fn date<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     match read.operands.as_slice() {
         [] => Ok(()),
-        [(_, format)] if format.starts_with('+') => Ok(()),
-        [(_, operand), ..] => Err(Objection::Because(
+        [format] if format.starts_with('+') => Ok(()),
+        [operand, ..] => Err(Objection::Because(
             operand,
             "only a format that begins with + may be given, all else sets the clock",
         )),
@@ -35,8 +35,8 @@ pub(super) fn ss<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
         word.strip_prefix(':')
             .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
     };
-    match read.operands.iter().find(|(_, word)| !WORDS.contains(word) && !port(word)) {
-        Some((_, word)) => Err(Objection::Because(
+    match read.operands.iter().find(|word| !WORDS.contains(word) && !port(word)) {
+        Some(word) => Err(Objection::Because(
             word,
             "only states and port numbers, as in sport = :22, may be filtered by",
         )),
@@ -46,7 +46,7 @@ pub(super) fn ss<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
 
 /// sed: `-n` and a script that prints lines by number; sed's language writes files and runs programs.
 pub(super) fn sed<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
-    let Some((_, script)) = read.operands.first() else { return Ok(()) };
+    let Some(script) = read.operands.first() else { return Ok(()) };
     let quiet = read.has(&["-n", "--quiet", "--silent"]);
     if quiet && prints_lines(script) {
         Ok(())
