@@ -273,8 +273,9 @@ pub fn idle_sessions() {
     if idle < 10_000 {
         println!("NOTE: only {idle} idle sessions: {most} descriptors are allowed (ulimit -n)");
     }
-    let gateway =
-        Gateway::start("connections = 12000\nsessions = 12000\njobs = 600\nrequests_per_second = 100000");
+    let gateway = Gateway::start(
+        "connections = 12000\nsessions = 12000\njobs = 600\nrequests_per_second = 100000\n[streams]\nbudget = \"512MiB\"",
+    );
     let connect = || {
         let mut wire = gateway.connect("execgate.v1");
         let answer = open(&mut wire, 1);
