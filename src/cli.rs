@@ -9,6 +9,7 @@ mod attach;
 mod audit;
 mod client;
 mod config;
+mod daemons;
 mod doctor;
 mod exec;
 mod jobs;

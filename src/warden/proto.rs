@@ -380,7 +380,35 @@ mod tests {
         assert!(encode(&FromWarden::Unfit { reason }, MAX_MESSAGE).is_none());
     }
 
+    fn requests() -> impl Strategy<Value = ToWarden> {
+        let numbers = || (any::<u64>(), any::<u64>());
+        prop_oneof![
+            numbers().prop_map(|(_, job)| ToWarden::Kill { job }),
+            (any::<u64>(), any::<bool>()).prop_map(|(job, terminal)| ToWarden::Release { job, terminal }),
+            numbers().prop_map(|(ask, job)| ToWarden::Pause { ask, job }),
+            (numbers(), any::<i32>()).prop_map(|((ask, job), signal)| ToWarden::Signal {
+                ask,
+                job,
+                signal,
+                target: SignalTarget::Tree
+            }),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn a_message_reads_back_as_written_and_neither_cut_nor_damaged_panics(
+            request in requests(), at in any::<prop::sample::Index>(), bit in 0..8_u8,
+        ) {
+            let mut bytes = encode(&request, MAX_MESSAGE).unwrap();
+            let back: ToWarden = decode(&bytes).unwrap();
+            prop_assert_eq!(format!("{back:?}"), format!("{request:?}"));
+            prop_assert!(decode::<ToWarden>(&bytes[..bytes.len() - 1]).is_none());
+            let place = at.index(bytes.len());
+            bytes[place] ^= 1 << bit;
+            let _ = decode::<ToWarden>(&bytes);
+        }
+
         #[test]
         fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode::<ToWarden>(&bytes);

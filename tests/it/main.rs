@@ -14,6 +14,8 @@ mod authentication;
 mod cli;
 mod configuration;
 mod decision_log;
+mod doctor;
+mod edges;
 mod engine;
 mod example_policies;
 mod examples;

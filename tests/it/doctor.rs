@@ -1,0 +1,96 @@
+//! `doctor`: true in every tier, as root and as an ordinary user, and each time saying what would make it better.
+
+#![allow(clippy::disallowed_methods, reason = "tests start the program under test")]
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::Gateway;
+
+fn is_root() -> bool {
+    nix::unistd::Uid::effective().is_root()
+}
+
+/// `doctor` with these arguments, as nobody when so wanted.
+fn doctor(as_nobody: bool, arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let mut plain = Gateway::command(&directory);
+    plain.arg("doctor").args(arguments);
+    if !as_nobody {
+        return plain.output().unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command.env_clear().env("HOME", "/tmp").env("PATH", std::env::var_os("PATH").unwrap());
+    command
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_execgate"));
+    command.arg("doctor").args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+fn notes(value: &Value) -> String {
+    value["notes"].as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn each_tier_that_is_forced_is_the_one_that_is_told() {
+    for nobody in [false, true] {
+        if nobody && !is_root() {
+            continue;
+        }
+        let ordinary = nobody || !is_root();
+        for tier in ["A", "A'", "B", "C"] {
+            let force = format!("containment.force={tier}");
+            let told = doctor(nobody, &["--json", "--set", &force]);
+            if ordinary && tier.starts_with('A') {
+                // Unless somebody delegated a group to this user.
+                if told.status.success() {
+                    continue;
+                }
+                let said = String::from_utf8_lossy(&told.stderr);
+                assert!(said.contains("is not to be had") && said.contains("group"), "{said}");
+                let steps = ["Delegate=yes", "hand over a group", "container", "mount"];
+                assert!(steps.iter().any(|step| said.contains(step)), "no step is named: {said}");
+                continue;
+            }
+            let value = json(&told);
+            assert_eq!(value["tier"], tier, "{value}");
+            assert!(value["spawn_us"].is_u64() && told.status.success(), "{value}");
+            let exact = value["pause"].as_str().unwrap().contains("acknowledged");
+            assert_eq!(exact, tier.starts_with('A'));
+            assert_eq!(notes(&value).contains("no exact containment"), tier == "C");
+        }
+    }
+}
+
+#[test]
+fn an_ordinary_user_is_told_the_step_to_the_better_tier() {
+    if !is_root() {
+        return;
+    }
+    let value = json(&doctor(true, &["--json"]));
+    if value["tier"] == "B" || value["tier"] == "C" {
+        assert!(notes(&value).contains("not tier A"), "{value}");
+        let steps = ["Delegate=yes", "hand over a group", "container", "mount"];
+        assert!(steps.iter().any(|step| notes(&value).contains(step)), "{value}");
+    }
+    let text = doctor(true, &[]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("containment  tier "), "{text:?}");
+}
+
+#[test]
+fn exact_containment_that_is_not_to_be_had_refuses_to_start_and_says_so() {
+    let required = ["--set", "containment.require=exact", "--set", "containment.force=C"];
+    let told = doctor(false, &[&["--json"][..], &required].concat());
+    assert!(!told.status.success());
+    assert_eq!(json(&told)["would_start"], false);
+    let directory = tempfile::tempdir().unwrap();
+    let mut serve = Gateway::command(&directory);
+    let refused = serve.args(["serve", "--listen", "127.0.0.1:0"]).args(required).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("tier C") && said.contains("doctor"), "{said}");
+}
