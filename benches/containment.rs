@@ -257,6 +257,7 @@ async fn tree(warden: &Warden, number: usize, size: usize) -> (Running, PipeEnds
         session: SessionId::from_bits(1),
         program: exe.clone(),
         cwd: Some("/".into()),
+        confine: Vec::new(),
         identity: None,
     };
     let prepared = warden.prepare(prepare).await.unwrap();
@@ -276,6 +277,7 @@ fn cleared(prepared: &Prepared, argv: Vec<String>) -> Cleared<Resolved> {
         Facts { executable: prepared.executable().clone(), cwd: prepared.cwd().to_owned(), script: None };
     let ballot = Ballot {
         policy: Arc::from("bench"),
+        author: Default::default(),
         mode: Mode::Enforce,
         outcome: Ok(Verdict::Allow(Permission::default())),
         took: Duration::ZERO,

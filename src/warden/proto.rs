@@ -384,7 +384,11 @@ mod tests {
         let numbers = || (any::<u64>(), any::<u64>());
         prop_oneof![
             numbers().prop_map(|(_, job)| ToWarden::Kill { job }),
-            (any::<u64>(), any::<bool>()).prop_map(|(job, terminal)| ToWarden::Release { job, terminal }),
+            (any::<u64>(), any::<bool>()).prop_map(|(job, terminal)| ToWarden::Release {
+                job,
+                terminal,
+                limits: WireLimits::from(&crate::domain::JobLimits::default())
+            }),
             numbers().prop_map(|(ask, job)| ToWarden::Pause { ask, job }),
             (numbers(), any::<i32>()).prop_map(|((ask, job), signal)| ToWarden::Signal {
                 ask,
