@@ -139,6 +139,8 @@ fn no_decision_mixes_generations_or_fails_while_they_are_swapped() {
         let settings = format!("{{\"preset\":\"{preset}\"}}");
         ["one", "two"].map(|name| PolicySettings {
             name: name.to_owned(),
+            // What is tried is the swap: on a starved machine a decision may take its time.
+            budget: Duration::from_secs(1),
             ..PolicySettings::builtin("command-rules", &settings)
         })
     };
