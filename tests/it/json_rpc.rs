@@ -282,13 +282,21 @@ fn requests_in_flight_are_bounded_and_all_are_answered() {
         let waiting: Vec<_> = {
             let mut ids = Vec::new();
             for _ in 0..20 {
-                ids.push(client.send("job.wait", json!({"job": job, "timeout_ms": 20})).await);
+                ids.push(client.send("job.wait", json!({"job": job, "timeout_ms": 500})).await);
             }
             ids
         };
+        let mut refused = 0;
         for id in waiting {
-            assert_eq!(client.answer(id).await.unwrap()["state"], "running");
+            match client.answer(id).await {
+                Ok(status) => assert_eq!(status["state"], "running"),
+                Err(error) => {
+                    assert_eq!(error["data"]["kind"], "limit_exceeded", "{error}");
+                    refused += 1;
+                }
+            }
         }
+        assert!(refused > 0, "twenty at once at a bound of four");
     });
 }
 

@@ -88,7 +88,7 @@ fn children_leaked_when_a_start_fails_half_way() {
 
 #[test]
 fn no_graceful_shutdown() {
-    let mut gateway = Gateway::with("[drain]\ngrace = \"300ms\"\nkill_grace = \"300ms\"\n");
+    let mut gateway = Gateway::with("[drain]\ngrace = \"2s\"\nkill_grace = \"3s\"\n");
     run(async {
         let mut client = Client::connect(&gateway).await;
         let polite =
