@@ -224,10 +224,35 @@ impl Writer {
                 for news in self.connection.link.take_news() {
                     self.put_news(news).await?;
                 }
+                // A peer that does not take it goes without.
+                if let Ok(told) = timeout(GOODBYE, self.tell_ended()).await {
+                    told?;
+                }
                 self.close(code, reason).await;
                 Err(Ended::Gone)
             }
         }
+    }
+
+    /// Tells all there is to tell of the jobs that have ended.
+    async fn tell_ended(&mut self) -> Result<(), Ended> {
+        while let Some(step) = self.step_of_ended() {
+            match step {
+                Step::Message(message) => self.put(message).await?,
+                Step::Answer(Out::Answer { text: Some(answer), .. }) => self.put(text(answer)).await?,
+                Step::Answer(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn step_of_ended(&self) -> Option<Step> {
+        let (plane, most) = (self.connection.plane, self.connection.settings.frame);
+        let mut table = self.connection.followers.lock();
+        let mut ended = table.list.iter_mut().filter(|f| f.job.state().closed.is_some());
+        ended.find_map(|follower| {
+            follower.next(plane, most).map(Step::Message).or_else(|| follower.unpark().map(Step::Answer))
+        })
     }
 
     /// Parks the answer with the first job whose `job.closed` must come before it; else what is to be sent, and what to let go.
