@@ -25,6 +25,9 @@ use super::follower::{Follower, text};
 /// How long a peer may take to read our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// How long the ends of jobs may take to be told before the last frame.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// What the reader hands to the writer.
 #[derive(Debug)]
 pub(super) enum Out {
@@ -225,7 +228,7 @@ impl Writer {
                     self.put_news(news).await?;
                 }
                 // A peer that does not take it goes without.
-                if let Ok(told) = timeout(GOODBYE, self.tell_ended()).await {
+                if let Ok(told) = timeout(LAST_WORDS, self.tell_ended()).await {
                     told?;
                 }
                 self.close(code, reason).await;
@@ -234,16 +237,23 @@ impl Writer {
         }
     }
 
-    /// Tells all there is to tell of the jobs that have ended.
+    /// Tells all there is to tell of the jobs that have ended; what is left in their pipes may still be on its way.
     async fn tell_ended(&mut self) -> Result<(), Ended> {
-        while let Some(step) = self.step_of_ended() {
-            match step {
-                Step::Message(message) => self.put(message).await?,
-                Step::Answer(Out::Answer { text: Some(answer), .. }) => self.put(text(answer)).await?,
-                Step::Answer(_) => {}
+        loop {
+            while let Some(step) = self.step_of_ended() {
+                match step {
+                    Step::Message(message) => self.put(message).await?,
+                    Step::Answer(Out::Answer { text: Some(answer), .. }) => self.put(text(answer)).await?,
+                    Step::Answer(_) => {}
+                }
             }
+            let ended = |f: &Follower| f.job.state().closed.is_some();
+            if self.connection.followers.lock().list.iter().all(|f| f.has_closed() || !ended(f)) {
+                return Ok(());
+            }
+            self.flush().await?;
+            self.connection.wake.notified().await;
         }
-        Ok(())
     }
 
     fn step_of_ended(&self) -> Option<Step> {
