@@ -43,7 +43,7 @@ impl Server {
         let core = self.core.clone();
         let live = Arc::new(self.live(loaded, source));
         let mut reloading = None;
-        self.tracker.spawn(watch::files(live.clone(), self.stop.clone()));
+        self.tracker.spawn(watch::files(live.clone(), self.policy_files.clone(), self.stop.clone()));
         systemd::ready();
         loop {
             tokio::select! {

@@ -21,6 +21,7 @@ use crate::warden::{self, Warden};
 
 use super::policies::{PoliciesFailure, load_policies};
 use super::setup::Setup;
+use super::watch::Stamps;
 use super::{memory, watchdog};
 
 /// How often ended jobs are looked through for those over age.
@@ -75,6 +76,7 @@ pub struct Server {
     pub(super) access: Arc<Access>,
     pub(super) names: Arc<ArcSwap<Names>>,
     pub(super) tls: Option<Arc<Tls>>,
+    pub(super) policy_files: Stamps,
     admin: Option<SocketAddr>,
     address: SocketAddr,
 }
@@ -139,6 +141,7 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
     let listen = |address| transport::bind(address).map_err(|error| StartFailure::Listen { address, error });
     let listener = listen(setup.listen)?;
     let admin_listener = setup.admin.map(listen).transpose()?;
+    let policy_files = Stamps::of(&setup.policy.policies);
     let rooms = rooms(&setup).await?;
     let tracker = TaskTracker::new();
     let core =
@@ -165,7 +168,7 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
     let door =
         Door { settings: gateway.settings.clone(), names: names.clone(), tls: tls.clone(), admin: false };
     tracker.spawn(listener.serve(gateway.router(), door, tracker.clone(), listening.clone()));
-    Ok(Server { core, setup, tracker, stop, listening, access, names, tls, admin, address })
+    Ok(Server { core, setup, tracker, stop, listening, access, names, tls, policy_files, admin, address })
 }
 
 async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {

@@ -18,12 +18,15 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// What a file was when it was looked at.
 type Stamp = Option<(i64, i64, u64, u64)>;
 
-/// Ends with the server.
-pub(super) async fn files(live: Arc<Live>, stop: CancellationToken) {
+/// The files of the policies as they were at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamps(Vec<(PathBuf, Stamp)>);
+
+/// Begins from what the files were before they were read at the start, so that no change falls between. Ends with the server.
+pub(super) async fn files(live: Arc<Live>, mut taken: Stamps, stop: CancellationToken) {
     let mut every = interval(WATCH_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let look = || stamps(&live.current().setup.policy.policies);
-    let mut taken = look();
+    let look = || Stamps::of(&live.current().setup.policy.policies);
     let mut seen = taken.clone();
     loop {
         tokio::select! {
@@ -41,17 +44,18 @@ pub(super) async fn files(live: Arc<Live>, stop: CancellationToken) {
     }
 }
 
-/// What the files of the policies are now.
-fn stamps(settings: &[PolicySettings]) -> Vec<(PathBuf, Stamp)> {
-    let module = |policy: &PolicySettings| match &policy.module {
-        Module::File(path) => Some(path.clone()),
-        Module::Builtin(_) => None,
-    };
-    let files = settings.iter().flat_map(|policy| module(policy).into_iter().chain(policy.tests.clone()));
-    files
-        .map(|path| {
+impl Stamps {
+    /// What the files of the policies are now.
+    pub(super) fn of(settings: &[PolicySettings]) -> Self {
+        let module = |policy: &PolicySettings| match &policy.module {
+            Module::File(path) => Some(path.clone()),
+            Module::Builtin(_) => None,
+        };
+        let files = settings.iter().flat_map(|policy| module(policy).into_iter().chain(policy.tests.clone()));
+        let stamped = files.map(|path| {
             let stamp = std::fs::metadata(&path).ok().map(|m| (m.mtime(), m.mtime_nsec(), m.len(), m.ino()));
             (path, stamp)
-        })
-        .collect()
+        });
+        Self(stamped.collect())
+    }
 }
