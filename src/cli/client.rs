@@ -158,6 +158,14 @@ fn unconnected(target: &Target, error: &Error) -> Trouble {
                 .unwrap_or_default();
             Trouble::unreachable(format!("the gateway at {url} answered {}: {body}", response.status()))
         }
+        Error::Io(error)
+            if error.get_ref().is_some_and(|inner| inner.is::<tokio_rustls::rustls::Error>()) =>
+        {
+            Trouble::unreachable(format!(
+                "{url} does not speak TLS as it should ({error}); a gateway without TLS is reached by http://, and --ca names who may \
+                 have signed another's certificate"
+            ))
+        }
         other => Trouble::unreachable(format!(
             "no gateway at {url} ({other}); start one with `execgate serve`, name another with --url, or use `execgate exec --local`"
         )),

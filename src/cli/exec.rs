@@ -84,9 +84,13 @@ pub(super) fn with_runtime(
 
 async fn through(order: &Order<'_>, target: &Target) -> Result<ExitCode, Trouble> {
     let mut client = Client::connect(target).await?;
-    let started = start(order, &mut client).await?;
-    let follow = Follow::of(client, &started, true);
-    follow.until_closed(order.pty).await
+    match start(order, &mut client).await {
+        Ok(started) => Follow::of(client, &started, true).until_closed(order.pty).await,
+        Err(trouble) => {
+            client.close().await;
+            Err(trouble)
+        }
+    }
 }
 
 async fn start(order: &Order<'_>, client: &mut Client) -> Result<Value, Trouble> {

@@ -52,6 +52,23 @@ fn the_banner_says_what_is_in_force() {
 }
 
 #[test]
+fn tls_to_a_gateway_without_it_says_which_url_to_use() {
+    let gateway = Gateway::start();
+    let url = format!("https://{}", gateway.address());
+    let refused = gateway.cli(&["exec", "--url", &url, "--", "true"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(69), "{refused:?}");
+    assert!(err(&refused).contains("does not speak TLS") && err(&refused).contains("http://"), "{refused:?}");
+}
+
+#[test]
+fn a_refused_command_takes_leave_of_the_gateway() {
+    let gateway = Gateway::start();
+    assert_eq!(gateway.cli(&["exec", "--", "mount"]).output().unwrap().status.code(), Some(77));
+    eventually(PATIENCE, "it is seen off", || gateway.log().contains("\"disconnected\""));
+    assert!(!gateway.log().contains("\"reset\""), "{}", gateway.log());
+}
+
+#[test]
 fn streams_stay_apart() {
     let gateway = Gateway::start();
     let both = gateway.cli(&["exec", "--", "sh", "-c", "echo out; echo err >&2"]).output().unwrap();
