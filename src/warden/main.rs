@@ -296,7 +296,8 @@ impl Process {
     fn watch(&self, number: u64, source: Source, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         let flags = match source {
             Source::Gate | Source::Leader | Source::Keeper => EpollFlags::EPOLLIN,
-            Source::Group => EpollFlags::EPOLLPRI,
+            // By edge: a group's file that changed stays ready until it is read, and who only waits would spin.
+            Source::Group => EpollFlags::EPOLLPRI | EpollFlags::EPOLLET,
         };
         self.epoll.add(fd, EpollEvent::new(flags, number << 2 | source as u64))
     }

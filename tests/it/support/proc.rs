@@ -54,6 +54,12 @@ pub fn zombies(pid: i32) -> usize {
     pids().filter(of).filter(|pid| state(*pid) == Some('Z')).count()
 }
 
+/// Nanoseconds that the process has run (schedstat of proc_pid_schedstat(5)).
+pub fn time_on_cpu(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    stat.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 /// Open descriptors.
 pub fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0)

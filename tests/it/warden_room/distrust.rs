@@ -168,6 +168,15 @@ in_each_tier!(the_warden_stays_small, |warden| async move {
     assert!(rss < 48 << 20, "{rss} bytes");
 });
 
+in_each_tier!(the_warden_rests_while_a_job_runs, |warden| async move {
+    let (running, _ends) = start(&warden, job_id(), &["sleep", "0.5"]).await;
+    let warden_pid = warden.pid().cast_signed();
+    let before = proc::time_on_cpu(warden_pid);
+    assert_eq!(running.exited().await, ExitStatus::Code(0));
+    let used = Duration::from_nanos(proc::time_on_cpu(warden_pid) - before);
+    assert!(used < Duration::from_millis(50), "{used:?} of half a second");
+});
+
 #[tokio::test]
 async fn the_warden_takes_all_the_descriptors_it_may() {
     let warden = launch(None).await;

@@ -7,13 +7,9 @@ use crate::support::proc;
 const SPINNER: &str = "setsid sh -c 'while :; do kill -CONT 0 $1 2>/dev/null; done' sh $$ & \
     while :; do :; done & echo ready; while :; do :; done";
 
-/// Nanoseconds that the living processes of this job have run (schedstat of proc_pid_schedstat(5)).
+/// Nanoseconds that the living processes of this job have run.
 fn time_on_cpu(job: JobId) -> u64 {
-    let of = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
-        stat.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
-    };
-    living(job).into_iter().map(of).sum()
+    living(job).into_iter().map(proc::time_on_cpu).sum()
 }
 
 #[tokio::test]
