@@ -19,6 +19,7 @@ mod dispatch;
 mod doorstep;
 mod exec;
 mod follower;
+mod fragments;
 mod health;
 mod jobs;
 mod listener;

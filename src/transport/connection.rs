@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::ws::WebSocket;
 use futures_util::StreamExt as _;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 use tokio::time::{Instant, timeout};
@@ -20,6 +19,7 @@ use super::auth::Standing;
 use super::follower::Follower;
 use super::reader::Reader;
 use super::router::Gateway;
+use super::upgrade::Socket;
 use super::writer::{Followers, Out, Writer};
 
 /// How long the writer may take to say goodbye.
@@ -148,7 +148,7 @@ pub(super) async fn run(
     caller: Caller,
     standing: Standing,
     plane: Plane,
-    socket: WebSocket,
+    socket: Socket,
 ) {
     let mut bits = [0; 16];
     if getrandom::fill(&mut bits).is_err() {
@@ -179,8 +179,9 @@ pub(super) async fn run(
     let mut writing = gateway.tracker.spawn({
         let cancel = connection.cancel.clone();
         async move {
-            writer.run().await;
+            let sink = writer.run().await;
             cancel.cancel();
+            sink
         }
     });
     let mut reader = Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone());
@@ -193,12 +194,14 @@ pub(super) async fn run(
     let goodbye = async {
         // A writer that is gone has nobody left to say it to.
         let _ = out.send(Out::Close(code, reason)).await;
-        let _ = (&mut writing).await;
+        (&mut writing).await
     };
-    if timeout(GOODBYE, goodbye).await.is_err() {
-        writing.abort();
+    match timeout(GOODBYE, goodbye).await {
+        Ok(Ok(sink)) => reader.linger(sink).await,
+        // It broke: there is nothing to be read to its end.
+        Ok(Err(_)) => {}
+        Err(_) => writing.abort(),
     }
-    reader.linger().await;
     connection.cancel.cancel();
     let followers = std::mem::take(&mut connection.followers.lock().list);
     followers.into_iter().for_each(|follower| follower.viewer.break_off());

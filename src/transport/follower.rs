@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use axum::extract::ws::Message;
 use bytes::BytesMut;
 use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::domain::JobId;
 use crate::rpc::{event, frame};

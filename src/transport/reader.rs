@@ -9,14 +9,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
-use futures_util::stream::{FuturesUnordered, SplitStream};
+use futures_util::stream::{FuturesUnordered, SplitSink, SplitStream};
 use governor::{DefaultDirectRateLimiter, Quota};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::Failure;
@@ -25,8 +25,10 @@ use crate::rpc::{self, Call, Entry, Id, Incoming, Method, Rejected};
 use super::auth::{OnExpiry, Standing};
 use super::connection::{Close, Connection, Plane, UNAUTHENTICATED};
 use super::dispatch::{self, Reply};
+use super::fragments::TooMany;
 use super::jobs;
 use super::router::fresh_request_id;
+use super::upgrade::Socket;
 use super::writer::Out;
 
 /// How often silence is looked at, at the least, and at the most as a part of what makes a peer gone.
@@ -48,7 +50,7 @@ struct Done {
 
 pub(super) struct Reader {
     connection: Arc<Connection>,
-    stream: SplitStream<WebSocket>,
+    stream: SplitStream<Socket>,
     out: mpsc::Sender<Out>,
     stop: CancellationToken,
     flight: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -64,7 +66,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(
         connection: Arc<Connection>,
-        stream: SplitStream<WebSocket>,
+        stream: SplitStream<Socket>,
         out: mpsc::Sender<Out>,
         stop: CancellationToken,
     ) -> Self {
@@ -84,11 +86,17 @@ impl Reader {
     }
 
     /// Reads what a peer still sends after our goodbye, for a while: closing a socket over unread bytes resets it, and the
-    /// reset may overtake the goodbye.
-    pub(super) async fn linger(&mut self) {
+    /// reset may overtake the goodbye. Whatever it is, nobody looks at it: the library would read nothing after a fault.
+    pub(super) async fn linger(self, sink: SplitSink<Socket, Message>) {
         // A server that shuts down has less patience.
         let most = if self.stop.is_cancelled() { LINGER / 6 } else { LINGER };
-        let rest = async { while let Some(Ok(_)) = self.stream.next().await {} };
+        let Ok(mut socket) = self.stream.reunite(sink) else { return };
+        let below = socket.get_mut().inner();
+        let rest = async {
+            below.shutdown().await?;
+            tokio::io::copy(below, &mut tokio::io::sink()).await
+        };
+        // A peer that is gone sends nothing more.
         let _ = timeout(most, rest).await;
     }
 
@@ -141,21 +149,22 @@ impl Reader {
         }
     }
 
-    async fn received(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Close> {
+    async fn received(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<(), Close> {
         match message {
             None => Err((1000, "")),
-            Some(Err(error)) => Err(close_for(error)),
-            Some(Ok(Message::Text(text))) => self.text(&text).await,
+            Some(Err(error)) => Err(close_for(&error)),
+            Some(Ok(Message::Text(text))) => self.text(text.as_str()).await,
             Some(Ok(Message::Binary(bytes))) => self.binary(&bytes).await,
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+            // Raw frames are only ever written.
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
                 self.control.check().map_err(|_| (1008, "too many control frames"))
             }
             Some(Ok(Message::Close(_))) => Err((1000, "")),
         }
     }
 
-    async fn text(&mut self, text: &Utf8Bytes) -> Result<(), Close> {
-        match rpc::decode(text.as_str(), &rpc::Limits::default()) {
+    async fn text(&mut self, text: &str) -> Result<(), Close> {
+        match rpc::decode(text, &rpc::Limits::default()) {
             Incoming::Refused(failure) => {
                 let answer = rpc::error(None, &failure, &fresh_request_id());
                 self.send(Out::text(answer)).await
@@ -266,16 +275,17 @@ fn twice_at_once(rate: u32) -> DefaultDirectRateLimiter {
 }
 
 /// The close code that says what a peer did wrong.
-fn close_for(error: axum::Error) -> Close {
-    use tungstenite::error::{CapacityError, Error};
-    match error.into_inner().downcast::<Error>().map(|e| *e) {
-        Ok(Error::Capacity(CapacityError::MessageTooLong { .. })) => (1009, "message too large"),
-        Ok(Error::Capacity(_)) => (1009, "too large"),
-        Ok(Error::Utf8(_)) => (1007, "text that is not UTF-8"),
-        Ok(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
-            (1001, "reset")
+fn close_for(error: &tungstenite::Error) -> Close {
+    use tungstenite::error::{CapacityError, Error, ProtocolError};
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => (1009, "message too large"),
+        Error::Capacity(_) => (1009, "too large"),
+        Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<TooMany>()) => {
+            (1009, "a message in too many fragments")
         }
-        Ok(Error::Protocol(_)) => (1002, "a protocol error"),
-        Ok(_) | Err(_) => (1001, "the connection broke"),
+        Error::Utf8(_) => (1007, "text that is not UTF-8"),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => (1001, "reset"),
+        Error::Protocol(_) => (1002, "a protocol error"),
+        _ => (1001, "the connection broke"),
     }
 }

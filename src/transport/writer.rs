@@ -7,12 +7,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use futures_util::stream::SplitSink;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::domain::{JobId, SessionId};
 use crate::rpc::event;
@@ -21,6 +22,7 @@ use crate::stream::ViewKind;
 
 use super::connection::Connection;
 use super::follower::{Follower, text};
+use super::upgrade::Socket;
 
 /// How long a peer may take to read our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -103,7 +105,7 @@ const STALLED: (u16, &str) = (1013, "a viewer without a window stalled");
 
 pub(super) struct Writer {
     connection: Arc<Connection>,
-    sink: SplitSink<WebSocket, Message>,
+    sink: SplitSink<Socket, Message>,
     queue: mpsc::Receiver<Out>,
     drain: watch::Receiver<Drain>,
     next_ping: Instant,
@@ -112,7 +114,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         connection: Arc<Connection>,
-        sink: SplitSink<WebSocket, Message>,
+        sink: SplitSink<Socket, Message>,
         queue: mpsc::Receiver<Out>,
     ) -> Self {
         let drain = connection.core.drain();
@@ -120,8 +122,8 @@ impl Writer {
         Self { connection, sink, queue, drain, next_ping }
     }
 
-    /// Runs until the connection ends. Owned by the connection's task.
-    pub(super) async fn run(mut self) {
+    /// Runs until the connection ends, and gives its half of the socket back. Owned by the connection's task.
+    pub(super) async fn run(mut self) -> SplitSink<Socket, Message> {
         let ended = loop {
             if let Err(ended) = self.turn().await {
                 break ended;
@@ -134,6 +136,7 @@ impl Writer {
                 self.close(STALLED.0, STALLED.1).await;
             }
         }
+        self.sink
     }
 
     /// What is due by the clock, one round, and when that gave nothing, a flush and a rest. A busy socket is pinged like any
@@ -281,7 +284,7 @@ impl Writer {
 
     /// The last frame. A peer that does not read our goodbye goes without.
     async fn close(&mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code, reason: reason.into() };
+        let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
         let goodbye = async {
             // Where the peer said goodbye first, ours is the library's answer, and only needs to be sent.
             let _ = self.sink.send(Message::Close(Some(frame))).await;
@@ -343,7 +346,7 @@ impl Writer {
 /// its patience. A write that was held up and then went through is a sign of life.
 async fn guarded(
     connection: &Connection,
-    write: impl Future<Output = Result<(), axum::Error>>,
+    write: impl Future<Output = Result<(), tungstenite::Error>>,
 ) -> Result<(), Ended> {
     let mut write = std::pin::pin!(write);
     if let std::task::Poll::Ready(done) = futures_util::poll!(&mut write) {

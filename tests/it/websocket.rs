@@ -89,6 +89,36 @@ fn a_message_in_one_byte_fragments_is_bounded_as_a_whole() {
 }
 
 #[test]
+fn a_message_in_more_fragments_than_there_may_be_closes_with_1009_though_it_is_short() {
+    const MOST: usize = 1024;
+    let gateway = Gateway::start();
+    run(async {
+        let request = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"server.info\"}";
+        let message = |fragments: usize| {
+            let mut bytes = frame(TEXT, request);
+            (2..fragments).for_each(|_| bytes.extend(frame(0, b"")));
+            bytes.extend(frame(0x80, b""));
+            bytes
+        };
+        let mut peer = Raw::connect(&gateway).await;
+        for _ in 0..3 {
+            peer.send(&message(MOST)).await;
+            let (first, payload) = peer.next().await.expect("an answer");
+            assert!(first == 0x80 | TEXT && payload.windows(9).any(|w| w == b"\"result\":"));
+        }
+        peer.send(&message(MOST + 1)).await;
+        assert_eq!(peer.close_code().await, Some(1009));
+        // One that never ends, of nothing: the goodbye is read however much is still under way.
+        let mut peer = Raw::connect(&gateway).await;
+        peer.send(&frame(BINARY, b"")).await;
+        let flood: Vec<u8> = (0..100_000).flat_map(|_| frame(0, b"")).collect();
+        peer.send(&flood).await;
+        assert_eq!(peer.close_code().await, Some(1009));
+        is_still_served(&gateway).await;
+    });
+}
+
+#[test]
 fn compression_is_never_negotiated() {
     let gateway = Gateway::start();
     run(async {
@@ -103,15 +133,15 @@ fn a_bad_handshake_is_refused_by_its_status() {
     run(async {
         let good = handshake(&gateway, "");
         let table = [
-            (good.replace("Version: 13", "Version: 8"), "http/1.1 4"),
-            (good.replace("Version: 13", "Version: 014"), "http/1.1 4"),
-            (good.replace("Sec-WebSocket-Version: 13\r\n", ""), "http/1.1 4"),
+            (good.replace("Version: 13", "Version: 8"), "http/1.1 426"),
+            (good.replace("Version: 13", "Version: 014"), "http/1.1 426"),
+            (good.replace("Sec-WebSocket-Version: 13\r\n", ""), "http/1.1 426"),
             (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "short"), "http/1.1 400"),
             (good.replace("dGhlIHNhbXBsZSBub25jZQ==", ""), "http/1.1 400"),
             (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j!!!!"), "http/1.1 400"),
             (good.replace("GET", "POST"), "http/1.1 405"),
             (good.replace("HTTP/1.1", "HTTP/1.0"), "http/1."),
-            (good.replace("Upgrade: websocket", "Upgrade: h2c"), "http/1.1 4"),
+            (good.replace("Upgrade: websocket", "Upgrade: h2c"), "http/1.1 400"),
         ];
         for (request, expected) in table {
             let raw = Raw::ask(&gateway, &request).await;
@@ -176,7 +206,7 @@ fn a_fast_reader_of_endless_output_is_not_taken_for_dead() {
 
 #[test]
 fn a_zero_window_blocks_the_child_keeps_memory_flat_and_is_a_disconnect() {
-    let gateway = Gateway::with("[limits]\nping = \"200ms\"\ndead_after = \"2s\"\n");
+    let gateway = Gateway::with("[limits]\nping = \"200ms\"\ndead_after = \"5s\"\n");
     run(async {
         let mut peer = Raw::connect(&gateway).await;
         let before = proc::rss(gateway.pid());
@@ -187,12 +217,22 @@ fn a_zero_window_blocks_the_child_keeps_memory_flat_and_is_a_disconnect() {
         .await;
         eventually(PATIENCE, "it runs", || !gateway.survivors().is_empty());
         let pid = gateway.survivors()[0];
-        // Reads nothing at all from here on.
-        let mut written = proc::written(pid);
-        eventually(PATIENCE, "the child blocks", || {
-            std::thread::sleep(Duration::from_millis(50));
-            std::mem::replace(&mut written, proc::written(pid)) == proc::written(pid)
-        });
+        // The peer reads nothing at all from here on. The child blocks when it writes nothing while others' jobs come and go.
+        let mut other = Client::connect(&gateway).await;
+        let since = Instant::now();
+        loop {
+            let written = proc::written(pid);
+            for _ in 0..3 {
+                let job = other.start(&["true"]).await;
+                other.event_of("job.closed", &job).await;
+            }
+            if proc::written(pid) == written {
+                assert!(written > 0, "it was not taken for dead before it could block");
+                break;
+            }
+            assert!(since.elapsed() < PATIENCE, "the child never blocks: {written} bytes and more");
+        }
+        drop(other);
         let grown = proc::rss(gateway.pid()).saturating_sub(before);
         assert!(grown < 8 << 20, "{grown} bytes");
         eventually(PATIENCE, "the tree is gone", || gateway.survivors().is_empty());
