@@ -184,9 +184,10 @@ impl Start<'_> {
 
     /// The job's part of the budget for streams.
     fn share(&self, ring_bytes: u32) -> Result<Share, Failure> {
-        let taken = self.core.budget.take(self.core.settings.streams.job(ring_bytes));
+        let tenant = &self.caller.principal.tenant;
+        let taken = self.core.budget.take(tenant, self.core.settings.streams.job(ring_bytes));
         taken.map_err(|spent| Failure::LimitExceeded {
-            limit: "bytes of all jobs' streams (streams.budget)".to_owned(),
+            limit: "bytes of the streams of the tenant's jobs (its part of streams.budget)".to_owned(),
             value: spent.most,
         })
     }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 
-use crate::support::{Client, Gateway, run};
+use crate::support::{Client, Gateway, run, tenants};
 
 /// The folder of the built modules; built once.
 fn modules() -> &'static Path {
@@ -36,21 +36,9 @@ fn modules() -> &'static Path {
 }
 
 fn config(policies: &str) -> String {
+    let two = tenants::in_groups(&["students"], &[]);
     format!(
-        "
-[auth.token.a]
-sha256 = \"961b6dd3ede3cb8ecbaacbd68de040cd78eb2ed5889130cceb4c49268ea4d506\"
-tenant = \"a\"
-subject = \"x\"
-groups = [\"students\"]
-[auth.token.b]
-sha256 = \"3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf\"
-tenant = \"b\"
-subject = \"x\"
-[policy.rules]
-module = \"builtin:command-rules\"
-settings = {{ preset = \"developer\" }}
-{policies}"
+        "{two}[policy.rules]\nmodule = \"builtin:command-rules\"\nsettings = {{ preset = \"developer\" }}\n{policies}"
     )
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use wit_component::{StringEncoding, metadata};
 use wit_parser::Resolve;
 
-use crate::support::{Client, Gateway, run};
+use crate::support::{Client, Gateway, run, tenants};
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/examples/c-terminal")
@@ -33,29 +33,10 @@ fn built(directory: &TempDir) -> Option<PathBuf> {
     Some(module)
 }
 
-/// Two callers under the shipped policies and the one in C. The tokens are "aa" and "bb"; the second is of the group.
+/// Two tenants under the shipped policies and the one in C; the second is of the group.
 fn config(module: &Path, settings: &str) -> String {
-    format!(
-        "
-[auth.token.a]
-sha256 = \"961b6dd3ede3cb8ecbaacbd68de040cd78eb2ed5889130cceb4c49268ea4d506\"
-tenant = \"a\"
-subject = \"x\"
-[auth.token.b]
-sha256 = \"3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf\"
-tenant = \"b\"
-subject = \"x\"
-groups = [\"staff\", \"interactive\"]
-[policy.rules]
-module = \"builtin:command-rules\"
-settings = {{ preset = \"developer\" }}
-[policy.quota]
-module = \"builtin:session-quota\"
-[policy.terminal]
-module = {module:?}
-settings = {settings}
-"
-    )
+    let two = tenants::in_groups(&[], &["staff", "interactive"]);
+    format!("{two}{}[policy.terminal]\nmodule = {module:?}\nsettings = {settings}\n", tenants::POLICIES)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::support::guest::{Guest, embed};
-use crate::support::{Client, Gateway, run};
+use crate::support::{Client, Gateway, run, tenants};
 
 fn written(directory: &Path, module: &[u8]) -> PathBuf {
     let path = directory.join("guest.wasm");
@@ -13,28 +13,10 @@ fn written(directory: &Path, module: &[u8]) -> PathBuf {
     path
 }
 
-/// Two tenants under the shipped policies; decisions about the first go through the guest too. The tokens are "aa" and "bb".
+/// Two tenants under the shipped policies; decisions about the first go through the guest too.
 fn config(guest: &Path) -> String {
-    format!(
-        "
-[auth.token.a]
-sha256 = \"961b6dd3ede3cb8ecbaacbd68de040cd78eb2ed5889130cceb4c49268ea4d506\"
-tenant = \"a\"
-subject = \"x\"
-[auth.token.b]
-sha256 = \"3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf\"
-tenant = \"b\"
-subject = \"x\"
-[policy.rules]
-module = \"builtin:command-rules\"
-settings = {{ preset = \"developer\" }}
-[policy.quota]
-module = \"builtin:session-quota\"
-[policy.hostile]
-module = {guest:?}
-match = {{ tenants = [\"a\"] }}
-"
-    )
+    let two = tenants::two();
+    format!("{two}[policy.hostile]\nmodule = {guest:?}\nmatch = {{ tenants = [\"a\"] }}\n")
 }
 
 /// The guest's tenant is denied with this fault, again and again; its neighbour is served at the same time.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, run, tenants};
 
 #[test]
 fn a_job_ends_by_three_facts_in_order() {
@@ -235,26 +235,9 @@ fn a_takeover_moves_the_session_and_the_old_connection_lives() {
     });
 }
 
-const TENANTS: &str = "
-[auth.token.a]
-sha256 = \"961b6dd3ede3cb8ecbaacbd68de040cd78eb2ed5889130cceb4c49268ea4d506\"
-tenant = \"a\"
-subject = \"x\"
-[auth.token.b]
-sha256 = \"3b64db95cb55c763391c707108489ae18b4112d783300de38e033b4c98c3deaf\"
-tenant = \"b\"
-subject = \"x\"
-[policy.rules]
-module = \"builtin:command-rules\"
-settings = { preset = \"developer\" }
-[policy.quota]
-module = \"builtin:session-quota\"
-";
-
 #[test]
 fn another_tenants_ids_answer_as_if_they_never_were() {
-    // The tokens are "aa" and "bb".
-    let gateway = Gateway::with(TENANTS);
+    let gateway = Gateway::with(&tenants::two());
     run(async {
         let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
         let mut b = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::client::Frame;
-use crate::support::{Client, Gateway, run};
+use crate::support::{Client, Gateway, run, tenants};
 
 #[test]
 fn every_byte_arrives_in_both_planes() {
@@ -113,8 +113,8 @@ fn ten_megabytes_in_and_out_at_once_do_not_wedge() {
 #[test]
 fn the_streams_of_all_jobs_have_one_budget_which_ended_jobs_hold_until_they_are_read() {
     // A job takes two rings of 256 KiB, an index of 128 KiB and a queue of 64 KiB while it runs, and what it really holds
-    // once it has ended: two that run fit, but not beside two that nobody has read.
-    let gateway = Gateway::with("[streams]\nbudget = \"1500KiB\"\n");
+    // once it has ended: two that run fit into three quarters of this, but not beside two that nobody has read.
+    let gateway = Gateway::with("[streams]\nbudget = \"2000KiB\"\n");
     assert!(
         gateway.banner.iter().any(|line| line.starts_with("memory:") && line.contains("129 MiB")),
         "{:?}",
@@ -141,6 +141,38 @@ fn the_streams_of_all_jobs_have_one_budget_which_ended_jobs_hold_until_they_are_
             client.call("job.detach", json!({"job": job})).await.unwrap();
         }
         start_soon(&mut client, &sleep).await;
+    });
+}
+
+#[test]
+fn one_tenants_streams_leave_room_for_anothers() {
+    // A job takes 704 KiB. Three quarters of 4 MiB hold four of them, and three quarters of the rest one.
+    let gateway = Gateway::with(&(tenants::two() + "[streams]\nbudget = \"4MiB\"\n"));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        let mut b = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();
+        let endless = json!({"argv": ["yes"], "output": {"overflow": "ring"}});
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let started = a.call("job.start", endless.clone()).await.unwrap();
+            a.call("job.detach", json!({"job": started["job"]})).await.unwrap();
+            held.push(started["job"].clone());
+        }
+        let error = a.call("job.start", endless.clone()).await.unwrap_err();
+        assert_eq!(error["data"]["value"], json!(3 << 20), "{error}");
+        // The other one is served whatever the first holds, byte by byte.
+        for number in 0..3 {
+            let job = b.sh(&format!("seq {number} 20000")).await;
+            let expected: String = (number..=20000).map(|line| format!("{line}\n")).collect();
+            assert_eq!(String::from_utf8(b.output(&job, "stdout").await).unwrap(), expected);
+            b.event_of("job.closed", &job).await;
+        }
+        start_soon(&mut b, &json!({"argv": ["sleep", "1000"]})).await;
+        assert_eq!(b.refused("job.start", endless.clone()).await, "limit_exceeded");
+        // And the first one's jobs are all still there.
+        for job in held {
+            assert_eq!(a.call("job.get", json!({"job": job})).await.unwrap()["state"], "running");
+        }
     });
 }
 

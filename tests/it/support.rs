@@ -9,6 +9,7 @@ pub mod proc;
 pub mod proxy;
 pub mod raw;
 pub mod request;
+pub mod tenants;
 
 pub use client::Client;
 pub use gateway::Gateway;
