@@ -30,7 +30,7 @@ pub struct Exited {
 /// The end: the tree is empty, or the kernel will not give it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
-    /// Processes still there; 0 unless the kernel holds on to them.
+    /// Processes still there; 0 unless the kernel holds on to them. Becomes 0 once it has let go of them.
     pub survivors: u32,
     /// Why it ended.
     pub reason: EndReason,
@@ -45,7 +45,7 @@ pub struct Pause {
     pub exact: bool,
 }
 
-/// What is so about a job now. Facts are added and never taken back, except the pause.
+/// What is so about a job now. Facts are added and never taken back, except the pause and the last survivors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobState {
     /// Paused, and how.

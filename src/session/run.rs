@@ -39,14 +39,18 @@ pub(super) async fn run(
     watch.until_drained(&core.settings.streams).await;
     running.kill();
     let emptied = running.emptied().await;
-    give_back(core, slot, &running, emptied.survivors);
     pumps.last_call();
     let closed = Closed {
         survivors: emptied.survivors,
         reason: if emptied.survivors == 0 { reason } else { EndReason::KillPending },
         usage: emptied.usage,
     };
+    // Before the end is told: who hears of it may ask for the place.
+    let slot = give_back(slot, emptied.survivors);
     guard.over(closed);
+    if let Some(slot) = slot {
+        core.tracker.spawn(follow(job.clone(), running.clone(), slot));
+    }
     let tail = core.settings.streams.tail_bytes;
     core.tracker.spawn(async move {
         pumps.ended().await;
@@ -66,16 +70,18 @@ pub(super) async fn run(
     closed.survivors
 }
 
-/// Gives the slot back, once the kernel has given up every process: what still lives is charged to whom it belongs.
-fn give_back(core: &Arc<Core>, slot: Slot, running: &Arc<Running>, survivors: u32) {
-    if survivors == 0 {
-        return drop(slot);
-    }
-    let running = running.clone();
-    core.tracker.spawn(async move {
-        running.swept().await;
-        drop(slot);
-    });
+/// Gives the slot back at once, unless the kernel holds on to processes: what still lives is charged to whom it belongs.
+fn give_back(slot: Slot, survivors: u32) -> Option<Slot> {
+    (survivors > 0).then_some(slot)
+}
+
+/// Follows what the kernel would not give up to its end: then the slot is given back, and whoever asks about the job sees that
+/// it is gone. It is not told anew: `job.closed` comes once. Owned by the tracker.
+async fn follow(job: Arc<Job>, running: Arc<Running>, slot: Slot) {
+    running.swept().await;
+    job.let_go();
+    job.set(|state| state.closed = state.closed.map(|closed| Closed { survivors: 0, ..closed }));
+    drop(slot);
 }
 
 /// Makes sure that a job is closed and retired, however its task ends.

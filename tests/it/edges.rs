@@ -197,3 +197,67 @@ fn a_default_session_that_ended_by_itself_is_made_anew() {
         assert_eq!(client.output(&job, "stdout").await, b"again\n");
     });
 }
+
+/// A group of the v1 freezer: what is frozen in it does not die of SIGKILL until it is thawed. The nearest thing to a process
+/// that is stuck in the kernel.
+struct Freezer(std::path::PathBuf);
+
+impl Freezer {
+    /// `None` where there is no v1 freezer to be had.
+    fn holding(pid: i32) -> Option<Self> {
+        let group = std::path::Path::new("/sys/fs/cgroup/freezer").join(format!("execgate-test-{pid}"));
+        std::fs::create_dir(&group).ok()?;
+        let freezer = Self(group);
+        std::fs::write(freezer.0.join("cgroup.procs"), pid.to_string()).ok()?;
+        freezer.turn("FROZEN").ok()?;
+        Some(freezer)
+    }
+
+    fn turn(&self, state: &str) -> std::io::Result<()> {
+        std::fs::write(self.0.join("freezer.state"), state)
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        let _ = self.turn("THAWED");
+        eventually(PATIENCE, "the group is left", || std::fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn what_the_kernel_will_not_give_up_is_kill_pending_stays_charged_and_is_followed_to_its_end() {
+    let gateway = Gateway::with("[limits]\njobs = 1\nrequests_per_second = 100000\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let started = client.call("job.start", json!({"argv": ["sleep", "1000"]})).await.unwrap();
+        let job = started["job"].as_str().unwrap().to_owned();
+        let Some(freezer) = Freezer::holding(started["pid"].as_i64().unwrap() as i32) else {
+            eprintln!("NOTE: NOT SHOWN HERE: no v1 freezer can be written");
+            return;
+        };
+        let killed = client.call("job.kill", json!({"job": job})).await.unwrap();
+        assert_eq!(killed["survivors"], 1, "{killed}");
+        let closed = client.event_of("job.closed", &job).await;
+        assert_eq!(
+            (closed["survivors"].as_u64(), closed["reason"].as_str()),
+            (Some(1), Some("kill_pending"))
+        );
+        let status = client.call("job.get", json!({"job": job})).await.unwrap();
+        assert_eq!((status["state"].as_str(), status["survivors"].as_u64()), (Some("closed"), Some(1)));
+        assert_eq!(client.refused("job.start", json!({"argv": ["true"]})).await, "limit_exceeded");
+        freezer.turn("THAWED").unwrap();
+        let since = std::time::Instant::now();
+        while client.call("job.get", json!({"job": job})).await.unwrap()["survivors"] != 0 {
+            assert!(since.elapsed() < PATIENCE, "it is never gone");
+        }
+        let next = client.start(&["true"]).await;
+        client.event_of("job.closed", &next).await;
+        // It was told once.
+        let told = rest(&mut client).await;
+        assert!(
+            !told.iter().any(|v| v["method"] == "job.closed" && v["params"]["job"] == json!(job)),
+            "{told:?}"
+        );
+    });
+}
