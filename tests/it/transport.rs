@@ -284,14 +284,19 @@ fn accept_survives_running_out_of_descriptors() {
 #[ignore = "long: 10 000 half-open connections beside a client at work"]
 fn ten_thousand_half_open_connections_leave_a_client_at_work_alone() {
     const JOBS: usize = 300;
+    const CROWD: usize = 10_000;
     let gateway = Gateway::start();
     run(async {
         let mut client = Client::connect(&gateway).await;
-        let alone = p99(&mut client, JOBS).await;
+        let (turn, mut turns) = tokio::sync::watch::channel(0);
+        let alone = p99(&mut client, JOBS, &turn).await;
         let address = gateway.address();
+        turn.send_replace(0);
         let crowd = tokio::spawn(async move {
             let mut held = std::collections::VecDeque::new();
-            for number in 0..10_000 {
+            for number in 0..CROWD {
+                // They come all along, so many for each job of the client's.
+                turns.wait_for(|jobs| (jobs + 1) * CROWD / JOBS > number).await.unwrap();
                 let mut socket = TcpStream::connect(&address).await.unwrap();
                 if number % 2 == 0 {
                     let _ = socket.write_all(b"GET /v1/ws HTTP/1.1\r\nHost:").await;
@@ -300,12 +305,9 @@ fn ten_thousand_half_open_connections_leave_a_client_at_work_alone() {
                 if held.len() > 400 {
                     held.pop_front();
                 }
-                if number % 20 == 0 {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
             }
         });
-        let beside = p99(&mut client, JOBS).await;
+        let beside = p99(&mut client, JOBS, &turn).await;
         crowd.await.unwrap();
         eprintln!(
             "p99 of `true`, start to closed: {alone:?} alone, {beside:?} beside 10 000 half-open connections"
@@ -314,9 +316,15 @@ fn ten_thousand_half_open_connections_leave_a_client_at_work_alone() {
     });
 }
 
-async fn p99(client: &mut Client, jobs: usize) -> std::time::Duration {
+/// Says by `turn` which job it is at.
+async fn p99(
+    client: &mut Client,
+    jobs: usize,
+    turn: &tokio::sync::watch::Sender<usize>,
+) -> std::time::Duration {
     let mut times = Vec::new();
-    for _ in 0..jobs {
+    for number in 0..jobs {
+        turn.send_replace(number);
         let since = Instant::now();
         let job = client.start(&["true"]).await;
         client.event_of("job.closed", &job).await;
