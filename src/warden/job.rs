@@ -14,11 +14,16 @@ use crate::domain::{Breach, ExitStatus};
 
 /// How often a tree without a leaf is looked at after its leader exited.
 const WATCH_EVERY: Duration = Duration::from_millis(25);
-/// How often a tree that should be dead is tried again.
+/// How often a tree that was killed is looked at: a thousand processes in a leaf take about as long to die.
+pub(super) const LOOK_SOON: Duration = Duration::from_millis(20);
+/// How often a tree that should have died in time is tried again.
 const JANITOR_EVERY: Duration = Duration::from_millis(100);
-/// How long a keeper may take to end its job, or to say how the leader ended, before the warden does without it: a job
-/// of the same user may have stopped it. Hunting down a tree of the largest size that can be hunted takes less.
+/// How long a keeper may take to end its job, or to say how the leader ended, before the warden looks whether it was
+/// stopped, as a job of the same user may have done.
 const TAKEOVER: Duration = Duration::from_secs(1);
+/// Such looks before the warden does without a keeper that is at work. Hunting down a tree of the largest size that can be
+/// hunted takes less.
+const TAKEOVER_LOOKS: u32 = 10;
 
 /// Where a job stands. What follows `Running` is told by `status` and `killed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,13 +67,15 @@ pub(super) struct Job {
     pub(super) breach: Option<Breach>,
     pub(super) pause: Pause,
     look_at: Option<Instant>,
-    /// When the keeper must have done what is its to do.
-    patience: Option<Instant>,
+    /// When the keeper must have done what is its to do, and looks left.
+    patience: Option<(Instant, u32)>,
 }
 
 /// A tree that was killed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Killed {
+    /// When it is no longer expected to die by itself.
+    pub(super) due: Instant,
     /// When it is reported as living on.
     pub(super) overdue: Instant,
     /// It was.
@@ -113,7 +120,14 @@ impl Job {
     pub(super) fn wake(&self) -> Option<Instant> {
         let overdue = self.killed.filter(|k| !k.told).map(|k| k.overdue);
         let limits = self.meter.wake().filter(|_| self.status.is_none() && self.killed.is_none());
-        let all = [self.deadline, overdue, self.look_at, self.pause.deadline, self.patience, limits];
+        let all = [
+            self.deadline,
+            overdue,
+            self.look_at,
+            self.pause.deadline,
+            self.patience.map(|(at, _)| at),
+            limits,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -122,12 +136,24 @@ impl Job {
         self.look_at = Some(Instant::now());
     }
 
+    /// Whether its leaf should be empty by now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.killed.is_some_and(|killed| killed.due <= now)
+    }
+
+    /// Asks to be looked at soon, unless it is going to be sooner.
+    pub(super) fn look_soon(&mut self) {
+        let soon = Instant::now() + LOOK_SOON;
+        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+    }
+
     /// Whether the time has come to look at the whole tree; sets the next time.
     pub(super) fn take_look(&mut self, now: Instant) -> bool {
         if self.look_at.is_none_or(|at| at > now) {
             return false;
         }
         let every = match self.killed {
+            Some(killed) if !killed.told => LOOK_SOON,
             Some(_) => JANITOR_EVERY,
             None => WATCH_EVERY,
         };
@@ -152,7 +178,7 @@ impl Job {
     /// Expects something of the keeper soon.
     pub(super) fn expect_keeper(&mut self) {
         if self.keeper.is_some() {
-            self.patience.get_or_insert(Instant::now() + TAKEOVER);
+            self.patience.get_or_insert((Instant::now() + TAKEOVER, TAKEOVER_LOOKS));
         }
     }
 
@@ -169,14 +195,14 @@ impl Job {
         self.patience = None;
     }
 
-    /// Whether a keeper had its time and must be done without. Tells it once. The first process of a namespace is
-    /// never late: nobody in there can stop it, and the kernel takes as long as it takes.
+    /// Whether a keeper is stopped, or had its time, and must be done without. Tells it once. The first process of a
+    /// namespace is never late: nobody in there can stop it, and the kernel takes as long as it takes.
     pub(super) fn must_take_over(&mut self, now: Instant) -> bool {
-        let late = self.patience.is_some_and(|until| until <= now);
-        if late {
-            self.patience = None;
-        }
-        late && self.keeper.as_ref().is_some_and(|keeper| keeper.kind == Kind::Reaper)
+        let Some((_, looks)) = self.patience.filter(|(at, _)| *at <= now) else { return false };
+        let hunts = self.keeper.as_ref().is_some_and(|keeper| keeper.kind == Kind::Reaper);
+        let late = looks <= 1 || self.keeper.as_ref().is_some_and(Keeper::is_stopped);
+        self.patience = (hunts && !late).then(|| (now + TAKEOVER, looks.saturating_sub(1)));
+        hunts && late
     }
 
     /// How the leader ended, once it has and is ours to wait for; it stays a zombie.

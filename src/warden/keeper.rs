@@ -38,8 +38,8 @@ use crate::domain::{ExitStatus, SpawnStage};
 
 /// Between two rounds of the hunt, milliseconds: long enough for a stopped process to stop.
 const ROUND: u8 = 1;
-/// Looks at the keeper's children between two rounds, at most.
-const CHASES: u32 = 256;
+/// The best niceness there is.
+const FIRST_SERVED: i32 = -20;
 /// How often the keeper looks at its children although nothing told it to: a bound on what a lost notice costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Longest message on a line, bytes.
@@ -115,6 +115,11 @@ impl Keeper {
             Err(rustix::io::Errno::AGAIN) => Heard::Nothing,
             Ok(Received::Garbage | Received::End) | Err(_) => Heard::End,
         }
+    }
+
+    /// Whether somebody stopped it: a job of the same user, where nothing denies it that.
+    pub(super) fn is_stopped(&self) -> bool {
+        walk::look(self.pid.as_raw()).is_some_and(|seen| seen.stopped)
     }
 
     /// Whether nobody is left but the leader, whom the caller knows to be dead: then nobody can fork either.
@@ -218,46 +223,30 @@ fn watch(kind: Kind, line: &OwnedFd, leader: &Leader, private: bool) -> Result<I
     }
 }
 
-/// Stops and kills everybody below, reaps all of them, the leader last, and leaves.
+/// Stops and kills everybody below, reaps all of them, the leader last, and leaves. Only the kernel's word that there is no
+/// child any more counts as empty: then the exit code is 0.
 fn finish(leader: &Leader, signals: &SignalFd) -> ! {
     let own = Pid::this().as_raw();
     let known = HashSet::from([leader.pid.as_raw()]);
     let mut hunt = Hunt::default();
+    // Best effort: whoever may, outruns what it hunts.
+    let _ = rustix::process::setpriority_process(None, FIRST_SERVED);
     while !hunt.is_hopeless() {
         while let Ok(Some(_)) = signals.read_signal() {}
-        chase(&known);
-        let turn = reap::orphans(&known, Some);
+        let ended = spawn::peek(leader.pidfd.as_fd()).is_some();
+        let turn = reap::chase(&known, |_| false);
+        if ended && turn.proves_empty(|_| false) {
+            let _ = rustix::process::waitid(WaitId::PidFd(leader.pidfd.as_fd()), WaitIdOptions::EXITED);
+            if reap::is_childless() {
+                sys::exit_now(0)
+            }
+        }
         let mut living = walk::below(&walk::look_around(), std::iter::once(own));
         living.retain(|seen| seen.pid != own);
-        if living.is_empty() && !turn.more {
-            let _ = rustix::process::waitid(WaitId::PidFd(leader.pidfd.as_fd()), WaitIdOptions::EXITED);
-            reap::orphans(&HashSet::new(), Some);
-            sys::exit_now(0)
-        }
         hunt.step(&living);
         let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(ROUND));
     }
     sys::exit_now(1)
-}
-
-/// Stops who became a child of the keeper, again and again for as long as there is a new one: who forks and exits in a
-/// circle has another number by the time that a walk over all processes is through, but no other parent. A child's
-/// number cannot be reused before it is reaped here.
-fn chase(known: &HashSet<i32>) {
-    let mut stopped = HashSet::new();
-    for _ in 0..CHASES {
-        let turn = reap::orphans(known, Some);
-        let mut fresh = false;
-        for pid in turn.living {
-            if stopped.insert(pid) {
-                fresh = true;
-                let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP);
-            }
-        }
-        if !fresh {
-            return;
-        }
-    }
 }
 
 fn say(line: &OwnedFd, said: &KeeperSays, fds: &[&OwnedFd]) {

@@ -4,7 +4,7 @@
 //! `cgroup.kill` every newborn dies at birth. An empty session or tenant group is removed soon after its last job,
 //! and its next use makes a new number. Knows cgroup2's core files only: no controllers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::PidfdFlags;
+
+use super::sys;
 
 /// Longest contents read from one of a group's small files, bytes.
 const SMALL_FILE: usize = 4096;
@@ -252,6 +256,16 @@ impl Leaf {
         members
     }
 
+    /// Its members by pidfd.
+    pub(super) fn hold(&self) -> Vec<OwnedFd> {
+        hold(&self.path)
+    }
+
+    /// Ends what [`Self::kill`] left alive: see [`put_down`].
+    pub(super) fn put_down(&self) {
+        put_down(&self.path);
+    }
+
     /// CPU time of the whole tree so far, (user, system) in microseconds, where the kernel counts it.
     pub(super) fn cpu(&self) -> Option<(u64, u64)> {
         let text = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
@@ -283,9 +297,38 @@ pub(super) fn sweep(parent: &Path, mut wait: impl FnMut() -> bool) -> u32 {
         let Some(_lock) = lock(&entry.path()) else { continue };
         found += 1;
         let _ = kill.write_all(b"1");
-        while remove_tree(&entry.path(), MAX_DEPTH).is_err() && wait() {}
+        while remove_tree(&entry.path(), MAX_DEPTH).is_err() && wait() {
+            put_down(&entry.path());
+        }
     }
     found
+}
+
+/// Ends who outlived a group's `cgroup.kill`. The kernel sends that signal to the first thread of each process alone, so one
+/// whose first thread has exited lives on, and may fork. Freezing stops every thread, so that nobody is born while the
+/// members are told one by one; a frozen process can be killed.
+pub(super) fn put_down(group: &Path) {
+    let _ = fs::write(group.join("cgroup.freeze"), "1");
+    for pidfd in hold(group) {
+        let _ = sys::signal_pidfd(pidfd.as_fd(), Signal::SIGKILL as i32);
+    }
+}
+
+/// The members of a group and of those below it by pidfd: only those that are still listed after they were opened, so that
+/// a number that was reused in between is not taken for a member.
+fn hold(group: &Path) -> Vec<OwnedFd> {
+    let listed = || {
+        let mut members = Vec::new();
+        collect_members(group, MAX_DEPTH, &mut members);
+        members
+    };
+    let open = |pid: i32| {
+        let number = rustix::process::Pid::from_raw(pid)?;
+        Some((pid, rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?))
+    };
+    let opened: Vec<_> = listed().into_iter().filter_map(open).collect();
+    let still: HashSet<i32> = listed().into_iter().collect();
+    opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect()
 }
 
 /// The lock of an instance's group, unless somebody holds it or the group is gone.

@@ -21,11 +21,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::leaf;
 use super::link::{self, Received};
 use super::proto::{self, Answer, FromWarden, MAX_MESSAGE, ToWarden, WireFacts, WireUsage};
 use super::running::{Emptied, SLACK, SignalFailure, SpawnFailure};
 use super::settings::Settings;
-use super::sys;
+use super::{resolve, sys};
 use crate::domain::{Breach, ExitStatus, SpawnStage, Usage};
 
 /// How long the gateway waits for the instance to be empty after it killed it itself.
@@ -425,12 +426,22 @@ async fn empty_within(events: OwnedFd, bound: Duration) -> bool {
             if !populated {
                 return;
             }
-            if let Ok(Ok(mut ready)) = timeout(LOOK_AGAIN, events.ready(Interest::PRIORITY)).await {
-                ready.clear_ready();
+            match timeout(LOOK_AGAIN, events.ready(Interest::PRIORITY)).await {
+                Ok(Ok(mut ready)) => ready.clear_ready(),
+                Ok(Err(_)) => {}
+                Err(_) => put_down(events.get_ref()).await,
             }
         }
     };
     timeout(bound, empty).await.is_ok()
+}
+
+/// Ends who outlived the kill of the instance, as far as this process may.
+async fn put_down(events: &OwnedFd) {
+    let Some(path) = std::fs::read_link(resolve::magic(events)).ok() else { return };
+    let Some(group) = path.parent().map(std::path::Path::to_owned) else { return };
+    // A thousand members take longer than a thread of the runtime may be kept.
+    let _ = tokio::task::spawn_blocking(move || leaf::put_down(&group)).await;
 }
 
 /// Reaps the warden, killing it if it does not end by itself. True when it ended with success.

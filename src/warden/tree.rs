@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use rustix::process::PidfdFlags;
 
-use super::job::{Job, Killed, Phase};
-use super::leaf::Leaf;
+use super::job::{Job, Killed, LOOK_SOON, Phase};
 use super::proto::Answer;
 use super::spawn::errno_of;
 use super::walk::{self, Seen};
@@ -27,7 +25,7 @@ pub(super) fn kill(job: &mut Job, patience: Duration) {
         return;
     }
     let now = Instant::now();
-    job.killed = Some(Killed { overdue: now + patience, told: false });
+    job.killed = Some(Killed { due: now + LOOK_SOON, overdue: now + patience, told: false });
     if let Some(leaf) = &job.leaf {
         let _ = leaf.kill();
     }
@@ -35,7 +33,7 @@ pub(super) fn kill(job: &mut Job, patience: Duration) {
         keeper.end();
     }
     job.expect_keeper();
-    job.look_now();
+    job.look_soon();
     let _ = sys::signal_pidfd(job.leader.pidfd.as_fd(), Signal::SIGKILL as i32);
 }
 
@@ -96,7 +94,7 @@ fn signal_tree(job: &Job, number: i32) -> Result<(), Errno> {
         let members = job.members(&walk::look_around());
         return summary(members.iter().map(|seen| walk::signal(seen, number)).collect());
     };
-    summary(hold(leaf).iter().map(|pidfd| sys::signal_pidfd(pidfd.as_fd(), number)).collect())
+    summary(leaf.hold().iter().map(|pidfd| sys::signal_pidfd(pidfd.as_fd(), number)).collect())
 }
 
 /// Stops every process of a tree without a leaf, until a round finds none that was not told before.
@@ -122,18 +120,6 @@ fn summary(results: Vec<Result<(), Errno>>) -> Result<(), Errno> {
         Some(errno) => Err(errno),
         None => Err(Errno::ESRCH),
     }
-}
-
-/// The members of a leaf by pidfd: only those that are still listed after they were opened, so that a number
-/// that was reused in between is not taken for a member.
-fn hold(leaf: &Leaf) -> Vec<OwnedFd> {
-    let open = |pid: i32| {
-        let number = rustix::process::Pid::from_raw(pid)?;
-        Some((pid, rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?))
-    };
-    let opened: Vec<_> = leaf.members().into_iter().filter_map(open).collect();
-    let still: HashSet<i32> = leaf.members().into_iter().collect();
-    opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect()
 }
 
 /// Asks for a pause or a resume. `None`: the answer comes with the kernel's acknowledgement, see [`settled`].
@@ -185,13 +171,14 @@ fn paused(wanted: bool, exact: bool) -> Answer {
     if wanted { Answer::Paused { exact } } else { Answer::Resumed { exact } }
 }
 
-/// How many processes of a tree live.
+/// How many processes of a tree live, for a tree that is not known to be empty: at least one, then, though it be one that no
+/// walk finds.
 pub(super) fn survivors(job: &Job, around: &[Seen]) -> u32 {
     let living = match &job.leaf {
         Some(leaf) => leaf.members().len(),
         None => job.members(around).len(),
     };
-    u32::try_from(living.max(usize::from(job.status.is_none()))).unwrap_or(u32::MAX)
+    u32::try_from(living.max(1)).unwrap_or(u32::MAX)
 }
 
 /// Hands a terminal to the job's user: owner, group tty's mode 0620, by descriptor. Whatever else the gateway passed for a

@@ -29,8 +29,10 @@ pub(super) struct Seen {
     pub(super) foreground: i32,
     /// It has executed a program.
     pub(super) executed: bool,
-    /// It is a zombie or dead.
+    /// It is a zombie or dead, with all its threads: one whose first thread alone has ended lives on.
     pub(super) ended: bool,
+    /// It is stopped, by a signal or a tracer.
+    pub(super) stopped: bool,
     /// Start time, clock ticks since boot.
     pub(super) started: u64,
 }
@@ -52,6 +54,7 @@ fn parse(stat: &str) -> Option<Seen> {
     let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
     let number = |at: usize| fields.get(at)?.parse::<i32>().ok();
     let flags: u64 = fields.get(6)?.parse().ok()?;
+    let threads = number(17)?;
     Some(Seen {
         pid,
         parent: number(1)?,
@@ -59,7 +62,8 @@ fn parse(stat: &str) -> Option<Seen> {
         session: number(3)?,
         foreground: number(5)?,
         executed: flags & NO_EXEC == 0,
-        ended: matches!(*fields.first()?, "Z" | "X" | "x"),
+        ended: matches!(*fields.first()?, "Z" | "X" | "x") && threads <= 1,
+        stopped: matches!(*fields.first()?, "T" | "t"),
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -147,7 +151,12 @@ mod tests {
         let seen = parse(STAT).unwrap();
         assert_eq!((seen.pid, seen.parent, seen.group, seen.session), (42, 7, 42, 42));
         assert_eq!((seen.foreground, seen.started), (43, 987_654));
-        assert!(seen.executed && !seen.ended);
+        assert!(seen.executed && !seen.ended && !seen.stopped);
+        let ended = |threads: u32| {
+            let stat = format!("42 (a) Z 7 42 42 0 -1 4194304 1 0 0 0 1 2 3 4 20 0 {threads} 0 987654 1 2");
+            parse(&stat).unwrap().ended
+        };
+        assert!(ended(1) && !ended(2), "a process lives as long as one of its threads");
         assert_eq!(parse("42 (x"), None);
     }
 

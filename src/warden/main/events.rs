@@ -284,8 +284,10 @@ impl Process {
         if !job.take_look(now) {
             return;
         }
-        if job.leaf.is_none() && job.keeper.is_none() {
-            self.strays.get_or_insert_default();
+        match &job.leaf {
+            Some(leaf) if job.is_due(now) && leaf.state().populated => leaf.put_down(),
+            None if job.keeper.is_none() => drop(self.strays.get_or_insert_default()),
+            Some(_) | None => {}
         }
         self.finish_if_empty(number);
     }
@@ -323,15 +325,17 @@ impl Process {
     /// or one whose keeper was killed. Orphans of living jobs that are in their leaf are left alone.
     fn hunt_strays(&mut self) {
         let Some(hunt) = &mut self.strays else { return };
-        let (own, around) = (self.pid.as_raw(), walk::look_around());
         let root = self.ground.root.as_ref();
+        let held = |pid| root.is_some_and(|root| root.holds(pid));
+        let nobody = reap::chase(&self.leaders, held).proves_empty(held);
+        let (own, around) = (self.pid.as_raw(), walk::look_around());
         let stray = |seen: &&Seen| {
             let orphan = seen.parent == own && !self.leaders.contains(&seen.pid);
-            orphan && !seen.ended && !root.is_some_and(|root| root.holds(seen.pid))
+            orphan && !seen.ended && !held(seen.pid)
         };
         let living = walk::below(&around, around.iter().filter(stray).map(|seen| seen.pid));
         hunt.step(&living);
-        if living.is_empty() {
+        if nobody {
             self.strays = None;
             let lost = |job: &&Job| job.leaf.is_none() && job.keeper.is_none();
             let lost: Vec<u64> = self.jobs.values().filter(lost).map(|job| job.number).collect();

@@ -199,7 +199,9 @@ impl Process {
 
     fn release(&mut self, number: u64, terminal: bool, limits: &WireLimits, fds: Vec<OwnedFd>) {
         let exec = Duration::from_millis(self.hello.exec_ms);
-        let Some(job) = self.jobs.get_mut(&number).filter(|j| j.phase == Phase::Parked) else {
+        let Some(job) =
+            self.jobs.get_mut(&number).filter(|j| j.phase == Phase::Parked && j.failure.is_none())
+        else {
             return;
         };
         let ([_, stdin, _, _], Some(gate)) = (fds.as_slice(), &job.gate) else {

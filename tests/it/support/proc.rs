@@ -12,15 +12,26 @@ fn state(pid: i32) -> Option<char> {
     stat.rsplit_once(')')?.1.trim().chars().next()
 }
 
-/// Whether the process exists and is no zombie.
+/// Whether the process exists and is no zombie: one whose first thread alone has ended is none.
 pub fn is_alive(pid: i32) -> bool {
-    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X') || threads(pid).len() > 1
+}
+
+fn threads(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// This file of every thread: the first one's is empty once that thread has ended.
+fn of_threads(pid: i32, file: &str) -> Vec<u8> {
+    let read = |thread| fs::read(format!("/proc/{pid}/task/{thread}/{file}")).unwrap_or_default();
+    threads(pid).into_iter().flat_map(read).collect()
 }
 
 /// Every living process with this `NAME=value` in its environment.
 pub fn with_environment(marker: &str) -> Vec<i32> {
     let has = |pid: &i32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment = of_threads(*pid, "environ");
         environment.split(|b| *b == 0).any(|variable| variable == marker.as_bytes())
     };
     pids().filter(has).filter(|pid| is_alive(*pid)).collect()
@@ -30,9 +41,7 @@ pub fn with_environment(marker: &str) -> Vec<i32> {
 pub fn marked(mark: &str) -> Vec<i32> {
     let mark = mark.as_bytes();
     let holds = |text: Vec<u8>| text.windows(mark.len()).any(|part| part == mark);
-    let has = |pid: &i32| {
-        ["cmdline", "environ"].iter().any(|file| fs::read(format!("/proc/{pid}/{file}")).is_ok_and(holds))
-    };
+    let has = |pid: &i32| ["cmdline", "environ"].iter().any(|file| holds(of_threads(*pid, file)));
     pids().filter(has).filter(|pid| is_alive(*pid)).collect()
 }
 

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::{Pid, getpid, getppid, setpgid, setsid};
 
 /// Every program by its name.
-pub const ALL: [(&str, fn()); 24] = [
+pub const ALL: [(&str, fn()); 26] = [
     ("setsid", || {
         child(|| {
             let _ = setsid();
@@ -158,6 +158,12 @@ pub const ALL: [(&str, fn()); 24] = [
             rest()
         });
     }),
+    ("first_thread_exits", || {
+        let pid = child(|| headless(|| rest()));
+        let is_zombie = |stat: String| stat.contains(") Z ");
+        while !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(is_zombie) {}
+    }),
+    ("first_threads_exit_and_others_fork_for_ever", || daemon(|| headless(headless_hop))),
     ("blocks_every_signal", || {
         let _ = nix::sys::signal::SigSet::all().thread_set_mask();
         daemon(rest);
@@ -238,6 +244,25 @@ fn hop() -> ! {
             Ok(nix::unistd::ForkResult::Child) => {
                 let _ = setsid();
             }
+            Ok(nix::unistd::ForkResult::Parent { .. }) => exit(0),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Goes on in a second thread, without the first: what is sent to the first alone reaches nobody.
+fn headless(live: fn() -> !) -> ! {
+    let _living_on = std::thread::spawn(live);
+    loop {
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
+/// [`hop`] by such processes.
+fn headless_hop() -> ! {
+    loop {
+        match unsafe { nix::unistd::fork() } {
+            Ok(nix::unistd::ForkResult::Child) => headless(headless_hop),
             Ok(nix::unistd::ForkResult::Parent { .. }) => exit(0),
             Err(_) => {}
         }
