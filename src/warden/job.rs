@@ -28,6 +28,8 @@ const TAKEOVER_LOOKS: u32 = 10;
 /// Where a job stands. What follows `Running` is told by `status` and `killed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The leader waits for its errand.
+    Waiting,
     /// The leader takes its identity and opens its program.
     Resolving,
     /// It has told its facts and waits to be released.
@@ -93,16 +95,16 @@ pub(super) struct Pause {
 }
 
 impl Job {
-    pub(super) fn new(number: u64, name: String, leader: Leader, leaf: Option<Leaf>, gate: OwnedFd) -> Self {
+    pub(super) fn new(number: u64, leader: Leader, leaf: Option<Leaf>, gate: OwnedFd) -> Self {
         Self {
             number,
-            name,
+            name: String::new(),
             leader,
             leaf,
             keeper: None,
             gate: Some(gate),
             owner: None,
-            phase: Phase::Resolving,
+            phase: Phase::Waiting,
             deadline: None,
             status: None,
             failure: None,

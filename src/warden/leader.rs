@@ -1,14 +1,15 @@
 //! The future leader: the forked copy of the warden, from its birth in the leaf to exec.
 //!
-//! Before the gate it takes its identity and finds out what it would run; behind the gate it becomes exactly
-//! that. It reports over its gate, a socket that exec closes: what the warden reads there last is either a
-//! failure with its stage, or the end. Nothing here returns to the warden's loop, and nothing is retried.
+//! It is born confined and waits for its errand: until then it is nobody's, and like any other. With the errand it takes
+//! its identity and finds out what it would run; behind the gate it becomes exactly that. It hears and reports over its
+//! gate, a socket that exec closes: what the warden reads there last is either a failure with its stage, or the end.
+//! Nothing here returns to the warden's loop, and nothing is retried.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -18,7 +19,7 @@ use rustix::io::FdFlags;
 use super::confine::{self, Base, errno};
 use super::link::{self, Received};
 use super::meter::Fallback;
-use super::proto::{self, LeaderSays, MAX_MESSAGE, MAX_PLAN, Plan, WireFailure};
+use super::proto::{self, Errand, Hello, LeaderSays, MAX_MESSAGE, MAX_PLAN, Plan, WireFailure};
 use super::resolve::{self, Opened};
 use super::settings::{Identity, Profile};
 use super::sys;
@@ -32,23 +33,14 @@ const ORDER: usize = 16;
 pub(super) struct Orders<'a> {
     /// The leader's end of its gate; blocking.
     pub(super) gate: OwnedFd,
-    /// What to find; `None` is this binary itself, open as `own`.
-    pub(super) program: Option<&'a str>,
+    /// This binary.
     pub(super) own: &'a OwnedFd,
     /// The confinement of every job.
     pub(super) base: &'a Base,
-    pub(super) cwd: Option<&'a str>,
-    pub(super) home: &'a Path,
-    pub(super) identity: Option<&'a Identity>,
-    /// Every profile there is.
-    pub(super) profiles: &'a [Profile],
-    /// The places of those the request named.
-    pub(super) confine: &'a [u32],
+    /// Every identity and profile there is.
+    pub(super) hello: &'a Hello,
     /// Limits that no controller keeps.
     pub(super) fallback: Fallback,
-    pub(super) path: &'a [PathBuf],
-    /// Added to the niceness.
-    pub(super) nice: i32,
     /// Soft and hard limit of open files that the warden was born with.
     pub(super) descriptors: (u64, u64),
     pub(super) warden: Pid,
@@ -99,22 +91,27 @@ fn become_job(
     let base = |errno| WireFailure::new(SpawnStage::Confine, errno, "base");
     orders.base.put_on(ruleset.as_ref().map(AsFd::as_fd)).map_err(base)?;
     drop(ruleset);
-    let asked = profiles(orders, orders.confine)?;
+    confine::fresh_state().map_err(base)?;
+    die_with(orders.warden)?;
+    let errand = wait_for_errand(gate)?;
+    let asked = profiles(orders, &errand.confine)?;
     let namespaced = confine::leave_network(&asked);
-    let opened = resolve(orders, own)?;
+    let identity = identity(orders, &errand)?;
+    let home = identity.map(|identity| identity.home.as_path()).or(orders.hello.invoker.as_deref());
+    let home = home.unwrap_or(Path::new("/"));
+    let opened = resolve(orders, &errand, identity, home, own)?;
     report(gate, &LeaderSays::Facts(Box::new(opened.facts.clone())));
     let Order { plan, streams } = wait(gate)?;
     let program = plan.argv.first().map_or("", String::as_str);
     let at = |stage| move |errno| Some(WireFailure::new(stage, errno, program));
-    confine::fresh_state().map_err(at(SpawnStage::Terminal))?;
     take_streams(&streams).map_err(at(SpawnStage::Stdio))?;
     if plan.terminal {
         rustix::process::ioctl_tiocsctty(std::io::stdin()).map_err(|e| at(SpawnStage::Terminal)(errno(e)))?;
     }
-    confine::limit(&plan.limits, orders.fallback, orders.descriptors, orders.nice)
+    confine::limit(&plan.limits, orders.fallback, orders.descriptors, orders.hello.nice)
         .map_err(at(SpawnStage::Limits))?;
     let chosen = profiles(orders, &plan.confine)?;
-    confine::put_on(&chosen, orders.home, namespaced)
+    confine::put_on(&chosen, home, namespaced)
         .map_err(|(profile, errno)| WireFailure::new(SpawnStage::Confine, errno, &profile))?;
     sys::close_on_exec().map_err(at(SpawnStage::Exec))?;
     execute(&opened, &plan).map_err(at(SpawnStage::Exec))
@@ -124,22 +121,41 @@ fn become_job(
 fn profiles<'a>(orders: &Orders<'a>, places: &[u32]) -> Result<Vec<&'a Profile>, WireFailure> {
     let places: BTreeSet<u32> = places.iter().copied().collect();
     let unknown = || WireFailure::new(SpawnStage::Confine, Errno::ENOENT, "a profile that is not configured");
-    let find = |place: u32| orders.profiles.get(place as usize).ok_or_else(unknown);
+    let find = |place: u32| orders.hello.profiles.get(place as usize).ok_or_else(unknown);
     places.into_iter().map(find).collect()
 }
 
+/// Who the job is to be; `None` is the warden's own user. The warden has checked that it may be.
+fn identity<'a>(orders: &Orders<'a>, errand: &Errand) -> Result<Option<&'a Identity>, WireFailure> {
+    let unknown =
+        || WireFailure::new(SpawnStage::Identity, Errno::EPERM, "an identity that is not configured");
+    let find = |place: u32| orders.hello.identities.get(place as usize).ok_or_else(unknown);
+    errand.identity.map(find).transpose()
+}
+
+fn die_with(warden: Pid) -> Result<(), WireFailure> {
+    confine::die_with(warden)
+        .map_err(|errno| WireFailure::new(SpawnStage::Confine, errno, "parent death signal"))
+}
+
 /// Takes the identity, enters the working directory and opens the program.
-fn resolve(orders: &Orders<'_>, own: OwnedFd) -> Result<Opened, WireFailure> {
-    if let Some(identity) = orders.identity {
+fn resolve(
+    orders: &Orders<'_>,
+    errand: &Errand,
+    identity: Option<&Identity>,
+    home: &Path,
+    own: OwnedFd,
+) -> Result<Opened, WireFailure> {
+    if let Some(identity) = identity {
         confine::take_identity(identity)
             .map_err(|errno| WireFailure::new(SpawnStage::Identity, errno, &identity.user))?;
     }
-    confine::die_with(orders.warden)
-        .map_err(|errno| WireFailure::new(SpawnStage::Confine, errno, "parent death signal"))?;
-    let home = orders.home.to_string_lossy();
-    let cwd = resolve::enter(orders.cwd.unwrap_or(&home))?;
-    match orders.program {
-        Some(name) => resolve::program(name, orders.path, cwd),
+    // Once more: taking an identity clears it.
+    die_with(orders.warden)?;
+    let home = home.to_string_lossy();
+    let cwd = resolve::enter(errand.cwd.as_deref().unwrap_or(&home))?;
+    match &errand.program {
+        Some(name) => resolve::program(name, &orders.hello.path, cwd),
         None => resolve::own_binary(own, cwd),
     }
 }
@@ -147,6 +163,16 @@ fn resolve(orders: &Orders<'_>, own: OwnedFd) -> Result<Opened, WireFailure> {
 fn report(gate: &OwnedFd, said: &LeaderSays) {
     if let Some(bytes) = proto::encode(said, MAX_MESSAGE) {
         let _ = link::send(gate.as_fd(), &bytes, &[]);
+    }
+}
+
+/// Waits to be told what it is for.
+fn wait_for_errand(gate: &OwnedFd) -> Result<Errand, Ended> {
+    let fail = |errno| Some(WireFailure::new(SpawnStage::Gate, errno, "errand"));
+    match link::receive(gate.as_fd(), &mut link::scratch()).map_err(|e| fail(errno(e)))? {
+        Received::Packet(bytes, _) => proto::decode(&bytes).ok_or_else(|| fail(Errno::EPROTO)),
+        Received::Garbage => Err(fail(Errno::EPROTO)),
+        Received::End => Err(None),
     }
 }
 

@@ -29,9 +29,11 @@ use super::proto::{self, FromWarden, Hello, MAX_MESSAGE, ToWarden, VERSION};
 use super::trial::{self, Ground};
 use super::walk::Hunt;
 use super::{confine, sys};
+use waiting::Waiting;
 
 mod events;
 mod requests;
+mod waiting;
 
 /// How long the gateway may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
@@ -46,12 +48,13 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// How often the end is checked while closing, and strays are hunted.
 const CLOSING_EVERY: Duration = Duration::from_millis(2);
 
-/// How long the group of a session without a job is kept for its next one.
+/// How long the group of a session without a job is kept for its next one, and leaders wait for the next start.
 const LINGER: Duration = Duration::from_secs(2);
 
 const GATEWAY: u64 = u64::MAX;
 const CHILDREN: u64 = u64::MAX - 1;
-/// Job numbers the gateway may use: the rest of a token says which descriptor of the job it is.
+/// Job numbers the gateway may use; those above are of leaders that wait. The rest of a token says which descriptor of the
+/// job it is.
 const MAX_NUMBER: u64 = u64::MAX >> 4;
 
 /// A descriptor of a job in the epoll set.
@@ -101,6 +104,7 @@ struct Process {
     jobs: HashMap<u64, Job>,
     /// Numbers of all leaders, or keepers, that are not reaped.
     leaders: HashSet<i32>,
+    waiting: Waiting,
     /// Leaves of ended jobs that the kernel would not let go yet.
     residue: Vec<Leaf>,
     reap_again: bool,
@@ -173,6 +177,7 @@ fn begin() -> Result<Process, Unready> {
         pid: Pid::this(),
         jobs: HashMap::new(),
         leaders: HashSet::new(),
+        waiting: Waiting::default(),
         residue: Vec::new(),
         reap_again: false,
         look_for_strays: false,
@@ -219,7 +224,9 @@ impl Process {
     fn run(mut self) -> ExitCode {
         let mut events = [EpollEvent::empty(); EVENTS_A_TURN];
         loop {
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
+            let ahead = self.wants_leader(Instant::now());
+            let timeout = if ahead { EpollTimeout::ZERO } else { self.timeout() };
+            let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(error) => {
@@ -230,6 +237,9 @@ impl Process {
             };
             for event in events.iter().take(count) {
                 self.dispatch(*event);
+            }
+            if ahead && count == 0 {
+                self.fork_ahead();
             }
             self.tick(Instant::now());
             self.flush();
@@ -294,12 +304,12 @@ impl Process {
     }
 
     fn watch(&self, number: u64, source: Source, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let flags = match source {
-            Source::Gate | Source::Leader | Source::Keeper => EpollFlags::EPOLLIN,
-            // By edge: a group's file that changed stays ready until it is read, and who only waits would spin.
-            Source::Group => EpollFlags::EPOLLPRI | EpollFlags::EPOLLET,
-        };
-        self.epoll.add(fd, EpollEvent::new(flags, number << 2 | source as u64))
+        self.epoll.add(fd, wish(number, source))
+    }
+
+    /// Watches for another job what is watched already.
+    fn rename(&self, number: u64, source: Source, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.epoll.modify(fd, &mut wish(number, source))
     }
 
     fn tell(&mut self, event: &FromWarden) {
@@ -386,6 +396,16 @@ impl Process {
     fn patience(&self) -> Duration {
         Duration::from_millis(self.hello.kill_ms)
     }
+}
+
+/// What the epoll set is asked for.
+fn wish(number: u64, source: Source) -> EpollEvent {
+    let flags = match source {
+        Source::Gate | Source::Leader | Source::Keeper => EpollFlags::EPOLLIN,
+        // By edge: a group's file that changed stays ready until it is read, and who only waits would spin.
+        Source::Group => EpollFlags::EPOLLPRI | EpollFlags::EPOLLET,
+    };
+    EpollEvent::new(flags, number << 2 | source as u64)
 }
 
 /// Whether a name a request carries is within bounds.

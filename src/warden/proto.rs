@@ -149,6 +149,18 @@ pub(super) enum Answer {
     Census { jobs: u32, groups: u32, orphans: u32, descriptors: u32 },
 }
 
+/// What a waiting leader is told over its gate: what it is to find out about.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Errand {
+    /// What to find; `None` is this binary itself.
+    pub(super) program: Option<String>,
+    pub(super) cwd: Option<String>,
+    /// As whom, by the place in the hello.
+    pub(super) identity: Option<u32>,
+    /// Profiles of the request, by their place in the hello.
+    pub(super) confine: Vec<u32>,
+}
+
 /// What a leader tells the warden over its gate.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum LeaderSays {
@@ -419,6 +431,7 @@ mod tests {
             let _ = decode::<FromWarden>(&bytes);
             let _ = decode::<LeaderSays>(&bytes);
             let _ = decode::<KeeperSays>(&bytes);
+            let _ = decode::<Errand>(&bytes);
             let _ = decode::<Plan>(&bytes);
         }
     }

@@ -14,7 +14,7 @@ use super::super::proto::{self, FromWarden, LeaderSays, WireBreach, WireFacts, W
 use super::super::sys::Spent;
 use super::super::walk::{self, Seen};
 use super::super::{reap, sys, tree};
-use super::{LINGER, Process, fault};
+use super::{LINGER, MAX_NUMBER, Process, fault};
 use crate::domain::{ExitStatus, SpawnStage};
 
 impl Process {
@@ -70,6 +70,9 @@ impl Process {
     /// The start failed. It is told when nothing is left of it.
     pub(super) fn fail(&mut self, number: u64, failure: WireFailure) {
         let patience = self.patience();
+        if number > MAX_NUMBER {
+            self.lose_waiting(number);
+        }
         if let Some(job) = self.jobs.get_mut(&number) {
             job.deadline = None;
             job.failure.get_or_insert(failure);
@@ -210,13 +213,16 @@ impl Process {
         for ask in pause.asks {
             self.tell(&FromWarden::Answer { ask, answer: proto::Answer::Finished });
         }
+        self.reap_again = true;
+        self.look_for_strays = true;
+        if number > MAX_NUMBER {
+            return;
+        }
         self.tell(&match failure {
             _ if killed.is_some_and(|k| k.told) => FromWarden::Swept { job: number },
             Some(failure) => FromWarden::Failed { job: number, failure },
             None => FromWarden::Emptied { job: number, survivors: 0, usage },
         });
-        self.reap_again = true;
-        self.look_for_strays = true;
     }
 
     pub(super) fn remove_leaf(&mut self, leaf: Leaf) {
@@ -254,7 +260,7 @@ impl Process {
             return;
         };
         let stage = match job.phase {
-            Phase::Resolving | Phase::Parked => SpawnStage::Gate,
+            Phase::Waiting | Phase::Resolving | Phase::Parked => SpawnStage::Gate,
             Phase::Starting | Phase::Running => SpawnStage::Exec,
         };
         self.fail(number, WireFailure::new(stage, Errno::ETIMEDOUT, "leader"));

@@ -1,6 +1,6 @@
 //! What the gateway asks, checked against what its hello allowed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -8,25 +8,22 @@ use nix::unistd::Uid;
 use rustix::net::SocketFlags;
 
 use super::super::job::{Job, Phase};
-use super::super::keeper::Keeper;
 use super::super::leader::{self, Orders};
 use super::super::leaf::Leaf;
 use super::super::link::{self, Received};
-use super::super::proto::{self, Answer, FromWarden, PrepareJob, ToWarden, WireFailure, WireLimits};
-use super::super::settings::Identity;
-use super::super::spawn::{self, Leader, errno_of};
+use super::super::proto::{
+    self, Answer, Errand, FromWarden, MAX_MESSAGE, PrepareJob, ToWarden, WireFailure, WireLimits,
+};
+use super::super::spawn::{self, errno_of};
 use super::super::tree;
 use super::{MAX_NUMBER, Process, REQUESTS_A_TURN, Source, bounded, errno, fault};
 use crate::domain::{SignalTarget, SpawnStage};
 
+/// Descriptors that a waiting leader takes: its gate and its pidfd, and two of its leaf or two of its keeper.
+const WAITING_DESCRIPTORS: usize = 4;
+
 /// How often the gateway's faults are told.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
-
-/// A leader that was just forked, and its keeper where there are no groups.
-struct Held {
-    leader: Leader,
-    keeper: Option<Keeper>,
-}
 
 impl Process {
     /// Takes a bounded number of requests; the rest is still readable next turn.
@@ -63,6 +60,7 @@ impl Process {
     fn handle(&mut self, request: ToWarden, fds: Vec<OwnedFd>) {
         match request {
             ToWarden::Hello(_) => self.complain("a second hello"),
+            ToWarden::Kill { job } if job > MAX_NUMBER => self.complain("a job number out of range"),
             ToWarden::Prepare(wanted) => self.prepare(*wanted),
             ToWarden::Release { job, terminal, limits } => self.release(job, terminal, &limits, fds),
             ToWarden::Kill { job } => self.end_job(job),
@@ -78,48 +76,76 @@ impl Process {
         if wanted.job > MAX_NUMBER || self.jobs.contains_key(&wanted.job) {
             return self.complain("a job number out of range or in use");
         }
-        let (job, name) = (wanted.job, wanted.name.clone());
-        match self.fork_leader(&wanted) {
-            Ok((held, leaf, gate, owner)) => {
-                let mut entry = Job::new(job, name, held.leader, leaf, gate);
-                entry.keeper = held.keeper;
-                self.leaders.insert(entry.child());
-                entry.owner = owner;
-                entry.deadline = Some(Instant::now() + Duration::from_millis(self.hello.gate_ms));
-                self.adopt(entry);
-            }
-            Err(failure) => self.tell(&FromWarden::Failed { job, failure }),
+        let (job, program) = (wanted.job, wanted.program.is_some());
+        if let Err(failure) = self.engage(wanted) {
+            self.tell(&FromWarden::Failed { job, failure });
+        }
+        if program {
+            self.expect_more(Instant::now());
         }
     }
 
-    /// Everything before there is a job. What it made is gone again when it fails.
-    fn fork_leader(
+    /// Sends a leader out for this job: one that waits, or a new one. A probe always has a new one: it is to show that there
+    /// can be one.
+    fn engage(&mut self, wanted: PrepareJob) -> Result<(), WireFailure> {
+        let owner = self.admit(&wanted)?.filter(|_| Uid::effective().is_root());
+        let PrepareJob { job: number, name, tenant, session, program, cwd, identity, confine } = wanted;
+        let ahead = program.is_some();
+        let errand = proto::encode(&Errand { program, cwd, identity, confine }, MAX_MESSAGE);
+        let errand = errand.ok_or_else(|| WireFailure::new(SpawnStage::Exec, Errno::E2BIG, "errand"))?;
+        if !(ahead && self.send_waiting(number, &errand)) {
+            let job = self.fork_leader(number, &tenant, &session)?;
+            self.adopt(job);
+            self.send_out(number, &errand);
+        }
+        if let Some(job) = self.jobs.get_mut(&number) {
+            (job.name, job.owner) = (name, owner);
+        }
+        Ok(())
+    }
+
+    /// Gives a leader its errand; false when it is not there to take it.
+    pub(super) fn send_out(&mut self, number: u64, errand: &[u8]) -> bool {
+        let gate = Duration::from_millis(self.hello.gate_ms);
+        let Some(job) = self.jobs.get_mut(&number).filter(|job| job.failure.is_none()) else { return false };
+        let sent = job.gate.as_ref().map(|ours| link::send(ours.as_fd(), errand, &[]));
+        match sent {
+            Some(Ok(())) => {
+                job.phase = Phase::Resolving;
+                job.deadline = Some(Instant::now() + gate);
+                true
+            }
+            Some(Err(_)) | None => {
+                self.fail(number, WireFailure::new(SpawnStage::Gate, Errno::ECHILD, "leader died"));
+                false
+            }
+        }
+    }
+
+    /// A leader in a fresh leaf of this group. What it made is gone again when it fails.
+    pub(super) fn fork_leader(
         &mut self,
-        wanted: &PrepareJob,
-    ) -> Result<(Held, Option<Leaf>, OwnedFd, Option<u32>), WireFailure> {
-        let (identity, home) = self.admit(wanted)?;
-        let owner = identity.as_ref().map(|i| i.uid).filter(|_| Uid::effective().is_root());
+        number: u64,
+        tenant: &str,
+        session: &str,
+    ) -> Result<Job, WireFailure> {
         let leaf = match &mut self.ground.root {
             None => None,
             Some(root) => Some(
-                root.leaf(&wanted.tenant, &wanted.session)
+                root.leaf(tenant, session)
                     .map_err(|error| WireFailure::new(SpawnStage::Leaf, errno_of(&error), "leaf"))?,
             ),
         };
-        let forked = self.fork_into(wanted, identity.as_ref(), &home, leaf.as_ref());
-        match forked {
-            Ok((held, gate)) => Ok((held, leaf, gate, owner)),
-            Err(failure) => {
-                if let Some(leaf) = leaf {
-                    self.remove_leaf(leaf);
-                }
-                Err(failure)
+        self.fork_into(number, leaf).map_err(|(failure, leaf)| {
+            if let Some(leaf) = leaf {
+                self.remove_leaf(leaf);
             }
-        }
+            failure
+        })
     }
 
-    /// Whether the hello allows this request, as whom, and where it starts by default.
-    fn admit(&self, wanted: &PrepareJob) -> Result<(Option<Identity>, std::path::PathBuf), WireFailure> {
+    /// Whether the hello allows this request; the uid that it names.
+    fn admit(&self, wanted: &PrepareJob) -> Result<Option<u32>, WireFailure> {
         let refuse = |stage, errno, subject| Err(WireFailure::new(stage, errno, subject));
         let texts = [Some(&wanted.name), Some(&wanted.tenant), Some(&wanted.session)];
         let optional = [wanted.program.as_ref(), wanted.cwd.as_ref()];
@@ -129,68 +155,55 @@ impl Process {
         if self.closing.is_some() {
             return refuse(SpawnStage::Fork, Errno::ESHUTDOWN, "warden");
         }
-        if self.jobs.len() >= self.hello.max_jobs as usize {
+        if self.working() >= self.hello.max_jobs as usize {
             return refuse(SpawnStage::Fork, Errno::EAGAIN, "most jobs at once");
         }
         match (wanted.identity, &wanted.program, &self.hello.invoker) {
             (Some(index), _, _) => match self.hello.identities.get(index as usize) {
-                Some(identity) => Ok((Some(identity.clone()), identity.home.clone())),
+                Some(identity) => Ok(Some(identity.uid)),
                 None => refuse(SpawnStage::Identity, Errno::EPERM, "an identity that is not configured"),
             },
-            (None, None, _) => Ok((None, "/".into())),
-            (None, Some(_), Some(home)) => Ok((None, home.clone())),
+            (None, None, _) | (None, Some(_), Some(_)) => Ok(None),
             (None, Some(_), None) => refuse(SpawnStage::Identity, Errno::EPERM, "no identity"),
         }
     }
 
-    fn fork_into(
-        &self,
-        wanted: &PrepareJob,
-        identity: Option<&Identity>,
-        home: &std::path::Path,
-        leaf: Option<&Leaf>,
-    ) -> Result<(Held, OwnedFd), WireFailure> {
-        let fork_failed = |e| WireFailure::new(SpawnStage::Fork, errno(e), "gate");
-        let (ours, theirs) = link::pair(SocketFlags::empty()).map_err(fork_failed)?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(fork_failed)?;
+    fn fork_into(&mut self, number: u64, leaf: Option<Leaf>) -> Result<Job, (WireFailure, Option<Leaf>)> {
+        let pair = link::pair(SocketFlags::empty()).and_then(|(ours, theirs)| {
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            Ok((ours, theirs))
+        });
+        let (ours, theirs) = match pair {
+            Ok(pair) => pair,
+            Err(e) => return Err((WireFailure::new(SpawnStage::Fork, errno(e), "gate"), leaf)),
+        };
         let orders = Orders {
             gate: theirs,
-            program: wanted.program.as_deref(),
             own: &self.own,
             base: &self.base,
-            cwd: wanted.cwd.as_deref(),
-            home,
-            identity,
-            profiles: &self.hello.profiles,
-            confine: &wanted.confine,
-            fallback: self.controllers.fallback(leaf),
-            path: &self.hello.path,
-            nice: self.hello.nice,
+            hello: &self.hello,
+            fallback: self.controllers.fallback(leaf.as_ref()),
             descriptors: self.descriptors,
             warden: self.pid,
         };
         let live = |parent| leader::live(&Orders { warden: parent, ..orders });
-        let held = match self.ground.keeper {
-            Some(kind) => {
-                let (keeper, leader) = spawn::fork_kept(kind, live)?;
-                Held { leader, keeper: Some(keeper) }
-            }
-            None => Held { leader: spawn::fork_into(leaf, live)?, keeper: None },
+        let forked = match self.ground.keeper {
+            Some(kind) => spawn::fork_kept(kind, live).map(|(keeper, leader)| (leader, Some(keeper))),
+            None => spawn::fork_into(leaf.as_ref(), live).map(|leader| (leader, None)),
         };
-        Ok((held, ours))
+        let (leader, keeper) = match forked {
+            Ok(forked) => forked,
+            Err(failure) => return Err((failure, leaf)),
+        };
+        let job = Job { keeper, ..Job::new(number, leader, leaf, ours) };
+        self.leaders.insert(job.child());
+        Ok(job)
     }
 
     /// Enters a forked job in the table and the epoll set.
-    fn adopt(&mut self, job: Job) {
+    pub(super) fn adopt(&mut self, job: Job) {
         let number = job.number;
-        let watched = self.watch(number, Source::Leader, job.leader.pidfd.as_fd()).and_then(|()| {
-            job.gate.as_ref().map_or(Ok(()), |gate| self.watch(number, Source::Gate, gate.as_fd()))?;
-            job.leaf.as_ref().map_or(Ok(()), |leaf| self.watch(number, Source::Group, leaf.events()))?;
-            job.keeper.as_ref().map_or(Ok(()), |keeper| {
-                self.watch(number, Source::Keeper, keeper.line.as_fd())?;
-                self.watch(number, Source::Keeper, keeper.pidfd.as_fd())
-            })
-        });
+        let watched = sources(&job).try_for_each(|(source, fd)| self.watch(number, source, fd));
         self.jobs.insert(number, job);
         if let Err(errno) = watched {
             self.fail(number, WireFailure::new(SpawnStage::Fork, errno, "epoll"));
@@ -259,14 +272,24 @@ impl Process {
 
     fn census(&mut self, ask: u64) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let waiting = self.jobs.len() - self.working();
         let orphans = count(super::super::reap::orphans(&self.leaders, Some).living.len());
         let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         let answer = Answer::Census {
-            jobs: count(self.jobs.len()),
-            groups: self.ground.root.as_ref().map_or(0, super::super::leaf::Root::count),
+            jobs: count(self.working()),
+            groups: self.ground.root.as_ref().map_or(0, |root| root.count().saturating_sub(count(waiting))),
             orphans,
-            descriptors: count(descriptors),
+            descriptors: count(descriptors.saturating_sub(waiting * WAITING_DESCRIPTORS)),
         };
         self.tell(&FromWarden::Answer { ask, answer });
     }
+}
+
+/// What of a job is watched. A keeper's line and pidfd are told apart by looking at both.
+pub(super) fn sources(job: &Job) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
+    let gate = job.gate.as_ref().map(|gate| (Source::Gate, gate.as_fd()));
+    let group = job.leaf.as_ref().map(|leaf| (Source::Group, leaf.events()));
+    let keeper = job.keeper.iter().flat_map(|keeper| [&keeper.line, &keeper.pidfd]);
+    let keeper = keeper.map(|fd| (Source::Keeper, fd.as_fd()));
+    std::iter::once((Source::Leader, job.leader.pidfd.as_fd())).chain(gate).chain(group).chain(keeper)
 }
