@@ -6,8 +6,8 @@
 //! ```text
 //! gateway   prepare ──> Prepared ──release(Cleared)──> Running ──exited──> ──emptied──>
 //!              │            └─ drop: abandoned            └─ drop: the tree is killed
-//! warden    Resolving ──facts──> Parked ──order──> Starting ──exec──> Running ──> leader a zombie ──> reaped
-//!              └──────────── failed or abandoned: killed, reaped, leaf removed ───────────┘
+//! warden    Waiting ──errand──> Resolving ──facts──> Parked ──order──> Starting ──exec──> Running ──> leader a zombie ──> reaped
+//!              └─────────────────── failed or abandoned: killed, reaped, leaf removed ─────────────────┘
 //! ```
 //!
 //! Knows the words of [`crate::domain`] and [`crate::verdict`]; never policy, sessions or sockets of clients.

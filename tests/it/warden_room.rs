@@ -19,8 +19,8 @@ use execgate::domain::{
 };
 use execgate::verdict::{Ballot, Cleared, Folded, Mode, Permission, Verdict, fold_command};
 use execgate::warden::{
-    FileRoots, Identity, PipeEnds, Prepare, Prepared, Profile, PtyEnds, Running, Settings, SignalFailure,
-    SpawnFailure, Stdio, Warden, async_fd, resize,
+    FileRoots, Identity, PipeEnds, Prepare, Prepared, ProbeFailure, Profile, PtyEnds, Running, Settings,
+    SignalFailure, SpawnFailure, Stdio, Warden, async_fd, resize,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -88,6 +88,7 @@ mod pausing;
 mod reuse;
 mod signalling;
 mod starting;
+mod waiting;
 
 fn job_id() -> JobId {
     let mut bits = [0; 16];

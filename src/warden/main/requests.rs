@@ -195,7 +195,8 @@ impl Process {
             Ok(forked) => forked,
             Err(failure) => return Err((failure, leaf)),
         };
-        let job = Job { keeper, ..Job::new(number, leader, leaf, ours) };
+        let mut job = Job::new(number, leader, leaf, ours);
+        job.keeper = keeper;
         self.leaders.insert(job.child());
         Ok(job)
     }

@@ -68,10 +68,11 @@ impl Process {
         let number = MAX_NUMBER + self.waiting.made;
         match self.fork_leader(number, NOBODY, NOBODY) {
             Err(_) => self.rest(),
-            Ok(job) => {
+            Ok(mut job) => {
                 // What is known of the leaf is no news to the one who takes it.
                 let _ = job.leaf.as_ref().map(Leaf::state);
-                self.adopt(Job { deadline: self.waiting.until, ..job });
+                job.deadline = self.waiting.until;
+                self.adopt(job);
                 self.waiting.numbers.push_back(number);
             }
         }
@@ -83,9 +84,10 @@ impl Process {
             if !self.send_out(waiting, errand) {
                 continue;
             }
-            let Some(job) = self.jobs.remove(&waiting) else { continue };
+            let Some(mut job) = self.jobs.remove(&waiting) else { continue };
+            job.number = number;
             let renamed = sources(&job).try_for_each(|(source, fd)| self.rename(number, source, fd));
-            self.jobs.insert(number, Job { number, ..job });
+            self.jobs.insert(number, job);
             if let Err(errno) = renamed {
                 self.fail(number, WireFailure::new(SpawnStage::Fork, errno, "epoll"));
             }

@@ -6,7 +6,7 @@ use nix::sys::resource::Resource;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType};
 
 use super::*;
-use crate::support::proc;
+use crate::support::{PATIENCE, eventually, proc};
 
 /// The gateway's own end of the link, taken from among this process's descriptors: the only socket of its kind in a
 /// process of its own.
@@ -135,6 +135,7 @@ fn a_hostile_gateway_gets_nothing() {
 in_each_tier!(a_warden_without_descriptors_refuses_and_lives_on, |warden| async move {
     let (victim, ends) = start(&warden, job_id(), &["sh", "-c", "echo ready; sleep 1000"]).await;
     line(&ends.stdout).await;
+    eventually(PATIENCE, "no leader waits", || proc::children(warden.pid().cast_signed()).len() == 1);
     let pid = rustix::process::Pid::from_raw(warden.pid().cast_signed());
     let limit = |soft: Option<u64>| {
         let usual = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -205,16 +205,18 @@ async fn a_leaf_that_cannot_be_made_fails_the_start_and_leaves_nothing() {
     let (running, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
     let group = fs::read_to_string(format!("/proc/{}/cgroup", running.pid())).unwrap();
     let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
-    let Some(session) = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+    let Some(instance) = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
         .iter()
-        .map(|mount| PathBuf::from(format!("{mount}{group}")).parent().unwrap().to_owned())
-        .find(|session| group.contains("execgate-") && session.join("cgroup.max.descendants").exists())
+        .map(|mount| PathBuf::from(format!("{mount}{group}")).ancestors().nth(3).unwrap().to_owned())
+        .find(|instance| group.contains("execgate-") && instance.join("cgroup.max.descendants").exists())
     else {
         eprintln!("NOTE: no leaves here that could fail to be made");
         return;
     };
-    fs::write(session.join("cgroup.max.descendants"), "1").unwrap();
-    let failure = warden.prepare(wanted(job_id(), "true")).await.expect_err("no room for a leaf");
+    fs::write(instance.join("cgroup.max.descendants"), "0").unwrap();
+    // A job may still get a leader that was forked ahead; a probe never does.
+    let failure = warden.probe().await.expect_err("no room for a leaf");
+    let ProbeFailure::Spawn(failure) = failure else { panic!("{failure}") };
     assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Leaf, Errno::EAGAIN));
     assert!(!failure.is_of_the_request());
     running.kill();
