@@ -1,14 +1,16 @@
-//! What may be used at once and over time: slots, the limiter, and the circuit breaker on spawning.
+//! What may be used at once and over time: slots, turns, the limiter, and the circuit breakers.
 //!
 //! Guests keep no counters, because counting in a guest would race; everything that is counted is counted here.
 
 mod breaker;
 mod limiter;
 mod slots;
+mod turns;
 
-pub use breaker::{Breaker, Open};
+pub use breaker::{Breaker, Kept, Open};
 pub use limiter::{LimitRefusal, Limiter};
 pub use slots::{Holder, LimitExceeded, Slot, Slots};
+pub use turns::{NoTurn, Turn, Turns};
 
 use std::time::Duration;
 
@@ -23,6 +25,12 @@ pub struct Settings {
     pub breaker_window: Duration,
     /// How long it stays open before it tries one start.
     pub breaker_rest: Duration,
+    /// Decisions, with the starts behind them, that go on at once: as many as the policies' pool has places.
+    pub turns: usize,
+    /// Calls of one tenant that may wait for a turn; each is a task.
+    pub waiting_per_tenant: usize,
+    /// How long a call may wait for its turn.
+    pub turn_wait: Duration,
 }
 
 impl Default for Settings {
@@ -32,6 +40,9 @@ impl Default for Settings {
             breaker_failures: 5,
             breaker_window: Duration::from_secs(10),
             breaker_rest: Duration::from_secs(5),
+            turns: 4,
+            waiting_per_tenant: 256,
+            turn_wait: Duration::from_secs(5),
         }
     }
 }

@@ -15,7 +15,7 @@ mod systemd;
 mod watch;
 mod watchdog;
 
-pub use drain::Left;
+pub use drain::{Left, Told};
 pub use policies::{PoliciesFailure, load_policies};
 pub use reload::{Fresh, Live, Source};
 pub use setup::{Setup, SetupFailure};

@@ -15,6 +15,7 @@ mod access;
 mod auth;
 mod caller;
 mod connection;
+mod crowd;
 mod dispatch;
 mod doorstep;
 mod exec;
@@ -26,6 +27,7 @@ mod listener;
 mod metrics;
 mod proxy;
 mod reader;
+mod refusal;
 mod router;
 mod sessions;
 mod tickets;
@@ -39,6 +41,7 @@ pub use auth::{
     Access, CertificateName, Credential, Credentials, Jwt, JwtKey, KeyFailure, OnExpiry, Roles, TenantOf,
     TokenDigest,
 };
+pub use crowd::Crowd;
 pub use health::{Components, Health, Pulse};
 pub use listener::{Bound, Door, bind};
 pub use metrics::Render;

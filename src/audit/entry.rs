@@ -63,7 +63,7 @@ pub(super) enum Keep {
 }
 
 impl Entry {
-    pub(super) fn principal(&self) -> &Arc<Principal> {
+    pub(crate) fn principal(&self) -> &Arc<Principal> {
         match &self.asked {
             Asked::Command(request, _) => &request.principal,
             Asked::Session(request, _) => &request.principal,

@@ -44,6 +44,8 @@ pub struct Audit {
 struct State {
     broken: AtomicBool,
     lost: AtomicU64,
+    /// Lines in the queue.
+    waiting: AtomicU64,
     tally: Tally,
 }
 
@@ -54,7 +56,12 @@ impl Audit {
     /// That it cannot be opened, or that its chain is broken.
     pub fn open(settings: &Settings) -> Result<Self, OpenFailure> {
         let tally = Tally::new(settings.tenant_bytes);
-        let state = Arc::new(State { broken: AtomicBool::new(false), lost: AtomicU64::new(0), tally });
+        let state = Arc::new(State {
+            broken: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            tally,
+        });
         let refuse_when_full = settings.refuse_when_full;
         let Some(path) = &settings.path else { return Ok(Self { queue: None, state, refuse_when_full }) };
         let failed = |error| OpenFailure::Io { path: path.clone(), error };
@@ -89,11 +96,14 @@ impl Audit {
         if !self.state.tally.has_share(&entry.principal().tenant) {
             return Err(AuditRefused::Tenant);
         }
+        // Counted before it is there: the writer may take it at once.
+        self.state.waiting.fetch_add(1, Ordering::Relaxed);
         let queued =
             !self.state.broken.load(Ordering::Acquire) && queue.try_send(Work::Line(Box::new(entry))).is_ok();
         if queued {
             return Ok(());
         }
+        self.state.waiting.fetch_sub(1, Ordering::Relaxed);
         if self.refuse_when_full {
             return Err(AuditRefused::Full);
         }
@@ -130,6 +140,11 @@ impl Audit {
             (Some(_), false) => Ok(format!("on, {} lost", self.lost())),
             (Some(_), true) => Err("the log cannot be written".to_owned()),
         }
+    }
+
+    /// Lines that wait to be written.
+    pub fn waiting(&self) -> u64 {
+        self.state.waiting.load(Ordering::Relaxed)
     }
 
     /// Lines that were lost since the start.
@@ -195,7 +210,10 @@ impl Writer {
         let mut looked = Instant::now();
         loop {
             match work.recv_timeout(EVERY.saturating_sub(looked.elapsed())) {
-                Ok(Work::Line(entry)) => self.line(&entry),
+                Ok(Work::Line(entry)) => {
+                    self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.line(&entry);
+                }
                 Ok(Work::Flush(done)) => {
                     self.refusals();
                     self.sync_now();

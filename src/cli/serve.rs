@@ -1,10 +1,11 @@
 //! `serve`: the gateway itself.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::{self, Auto, Environment, Loaded, LogFormat, Sources, token};
 use crate::domain::Tier;
-use crate::server::{self, Fresh, Left, Server, Setup, Source};
+use crate::server::{self, Fresh, Left, Server, Setup, Source, Told};
 use crate::telemetry::{self, Format};
 
 use super::args;
@@ -16,7 +17,7 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     sources.flags.extend(args.listen.map(|listen| ("server.listen".to_owned(), format!("\"{listen}\""))));
     let loaded = config::load(&sources, &environment).map_err(Trouble::failed)?;
     start_logs(&loaded)?;
-    let made = made_token(&loaded, &environment)?;
+    let (file, made) = made_token(&loaded, &environment)?.unzip();
     let setup = Setup::new(&loaded.settings, made.as_deref()).map_err(Trouble::failed)?;
     let source: Source = Box::new(move || {
         let loaded = config::load(&sources, &environment).map_err(|e| e.to_string())?;
@@ -24,16 +25,21 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
         let setup = Setup::new(&loaded.settings, made.as_deref()).map_err(|e| e.to_string())?;
         Ok(Fresh { loaded, setup })
     });
+    // Jobs that share our user could otherwise read our memory and take our descriptors where the kernel has no Landlock.
+    let hidden = nix::sys::prctl::set_dumpable(false);
+    hidden.map_err(|error| Trouble::failed(format!("the process cannot be closed to others: {error}")))?;
     let runtime = runtime()?;
     runtime.block_on(async {
+        // Before anybody is told that the server is there: who reads the banner may send a signal at once.
+        let told = Told::listen();
+        let told = told.map_err(|error| Trouble::failed(format!("signals cannot be waited for: {error}")))?;
         let server = server::start(setup).await.map_err(Trouble::failed)?;
-        banner(&server)?;
-        match server.run(loaded, source).await {
-            Ok(Left::InOrder) => Ok(ExitCode::SUCCESS),
-            Ok(Left::WardenGone) => {
+        banner(&server, file.as_deref())?;
+        match server.run(told, loaded, source).await {
+            Left::InOrder => Ok(ExitCode::SUCCESS),
+            Left::WardenGone => {
                 Err(Trouble::failed("the warden was gone; every job was killed. Start the gateway again"))
             }
-            Err(error) => Err(Trouble::failed(format!("signals cannot be waited for: {error}"))),
         }
     })
 }
@@ -56,21 +62,20 @@ fn start_logs(loaded: &Loaded) -> Result<(), Trouble> {
     telemetry::start(format, &loaded.settings.log.level).map_err(Trouble::failed)
 }
 
-/// With no token configured, the one of the state directory, made on first use.
-fn made_token(loaded: &Loaded, environment: &Environment) -> Result<Option<String>, Trouble> {
+/// With no token configured, the file of the state directory and the token in it, made on first use.
+fn made_token(loaded: &Loaded, environment: &Environment) -> Result<Option<(PathBuf, String)>, Trouble> {
     Ok(if !loaded.settings.auth.is_configured() {
         let directory = environment.state_directory();
         let directory = directory.ok_or_else(|| Trouble::failed("there is no home directory to keep a token in; set HOME or XDG_STATE_HOME, or configure [auth.token.NAME]"))?;
-        Some(
-            token::ensure(&directory.join(token::FILE))
-                .map_err(|e| Trouble::failed(format!("the token: {e}")))?,
-        )
+        let file = directory.join(token::FILE);
+        let made = token::ensure(&file).map_err(|e| Trouble::failed(format!("the token: {e}")))?;
+        Some((file, made))
     } else {
         None
     })
 }
 
-fn banner(server: &Server) -> Result<(), Trouble> {
+fn banner(server: &Server, token: Option<&Path>) -> Result<(), Trouble> {
     let (address, containment) = (server.address(), server.containment());
     let scheme = if server.speaks_tls() { "https" } else { "http" };
     say(format!("execgate {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION")))?;
@@ -98,6 +103,12 @@ fn banner(server: &Server) -> Result<(), Trouble> {
         Tier::A | Tier::APrime | Tier::B => containment.kill.as_str(),
     };
     say(format!("containment:  tier {}, {promise}", containment.tier))?;
+    if let Some(file) = token.filter(|_| server.shares_its_user()) {
+        say(format!(
+            "warning:      jobs run as the user of this server and can read its token, {}; [tenant.NAME.identity] changes that",
+            file.display()
+        ))?;
+    }
     if server.runs_root_jobs() {
         say("warning:      jobs run as root; configure [tenant.NAME.identity] to change that")?;
     }

@@ -240,6 +240,7 @@ section!(
 section!(
     /// `[tenant.NAME.limits]`
     TenantLimits {
+        connections: Option<Cap<u32>>,
         sessions: Option<Cap<u32>>,
         jobs: Option<Cap<u32>>,
         wall: Option<Cap<Time>>,

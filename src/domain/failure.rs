@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::ids::DecisionId;
 
+/// How the name of a limit ends that all tenants share: who meets it has not asked for too much, the server is full.
+pub const OF_THE_SERVER: &str = "of the server";
+
 /// A failure as a client sees it: a kind for programs and facts for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {

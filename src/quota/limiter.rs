@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota as Rate, RateLimiter};
 
-use crate::domain::{Charge, DecisionId, Failure, Quota};
+use crate::domain::{Charge, DecisionId, Failure, OF_THE_SERVER, Quota};
 use crate::verdict::Fault;
 
 use super::Settings;
@@ -52,7 +53,7 @@ impl LimitRefusal {
         match self {
             Self::Empty { bucket, retry_after } => Failure::RateLimited { bucket, retry_after },
             Self::Full { most } => {
-                Failure::LimitExceeded { limit: "rate buckets of the server".to_owned(), value: most }
+                Failure::LimitExceeded { limit: format!("rate buckets {OF_THE_SERVER}"), value: most }
             }
             Self::BadCharge { policy, .. } => Failure::PolicyFailed {
                 policy: policy.to_string(),
@@ -78,7 +79,7 @@ type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Cl
 pub struct Limiter<C: Clock = DefaultClock> {
     // Read on the way of every charge; written only to add a bucket. Never held across an await.
     buckets: RwLock<HashMap<Key, Arc<Bucket<C>>>>,
-    most: usize,
+    most: AtomicUsize,
     clock: C,
 }
 
@@ -92,7 +93,12 @@ impl Limiter<DefaultClock> {
 impl<C: Clock + Clone> Limiter<C> {
     /// An empty table on a clock of the caller's.
     pub fn with_clock(settings: &Settings, clock: C) -> Self {
-        Self { buckets: RwLock::default(), most: settings.max_buckets, clock }
+        Self { buckets: RwLock::default(), most: settings.max_buckets.into(), clock }
+    }
+
+    /// From now on, so many buckets may be alive; those there are stay.
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Takes the charges in order.
@@ -128,11 +134,12 @@ impl<C: Clock + Clone> Limiter<C> {
             return Ok(bucket.clone());
         }
         let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= self.most {
+        let most = self.most.load(Ordering::Relaxed);
+        if buckets.len() >= most {
             buckets.retain(|key, bucket| !is_full(key, bucket));
         }
-        if buckets.len() >= self.most {
-            return Err(LimitRefusal::Full { most: self.most as u64 });
+        if buckets.len() >= most {
+            return Err(LimitRefusal::Full { most: most as u64 });
         }
         let bucket = buckets
             .entry(key)

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{Claim, Counted, Failure, Scope, SessionId, UsageCounts};
+use crate::domain::{Claim, Counted, Failure, OF_THE_SERVER, Scope, SessionId, UsageCounts};
 
 /// For whom something is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,14 @@ impl Slots {
         }
         drop(counts);
         Ok(Slot { counts: self.counts.clone(), places, what, granted: false })
+    }
+
+    /// Whether [`Self::claim`] would be refused now; nothing is taken.
+    ///
+    /// # Errors
+    /// The first claim that allows no more.
+    pub fn look(&self, holder: &Holder, what: Counted, claims: &[Claim]) -> Result<(), LimitExceeded> {
+        check(&lock(&self.counts), &places(holder), what, claims, |count| count.held)
     }
 
     /// Sessions and jobs that hold a slot on the server.
@@ -186,7 +194,7 @@ fn limit(claim: &Claim) -> String {
         Counted::Jobs => "jobs",
     };
     let of = match &claim.scope {
-        Scope::Server => "the server".to_owned(),
+        Scope::Server => return format!("{what} {OF_THE_SERVER}"),
         Scope::Tenant => "the tenant".to_owned(),
         Scope::Subject => "the subject".to_owned(),
         Scope::Group(name) => format!("the group {name:?}"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::{DecisionId, Denied, Failure, SpawnStage};
+use crate::domain::{DecisionId, Denied, Failure, OF_THE_SERVER, SpawnStage};
 
 /// What a client gets of a failure: the code, the kind for programs, the message for people, further facts.
 pub(super) struct Told {
@@ -23,7 +23,7 @@ fn told(code: i32, kind: &'static str, message: impl Into<String>, data: Value) 
 }
 
 /// The HTTP status that says what the failure says, for those who run a command by one request.
-pub(super) const fn http_status(failure: &Failure) -> u16 {
+pub(super) fn http_status(failure: &Failure) -> u16 {
     match failure {
         Failure::Parse(_) | Failure::InvalidRequest(_) | Failure::InvalidParams(_) => 400,
         Failure::Unauthenticated => 401,
@@ -32,6 +32,8 @@ pub(super) const fn http_status(failure: &Failure) -> u16 {
         Failure::Conflict(_) | Failure::Finished => 409,
         // The command was understood and cannot be executed.
         Failure::SpawnFailed { .. } => 422,
+        // Not the caller's doing: another time, or another server.
+        Failure::LimitExceeded { limit, .. } if limit.ends_with(OF_THE_SERVER) => 503,
         Failure::LimitExceeded { .. } | Failure::RateLimited { .. } | Failure::Busy { .. } => 429,
         Failure::Internal(_) => 500,
         Failure::Draining | Failure::Unavailable { .. } => 503,

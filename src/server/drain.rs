@@ -34,12 +34,8 @@ pub enum Left {
 impl Server {
     /// Serves until SIGTERM or SIGINT (or an admin's drain), then shuts down in order. SIGHUP and an admin's reload read the
     /// configuration again, from `source`; `loaded` is the one in force.
-    ///
-    /// # Errors
-    /// What the kernel says when signals cannot be waited for.
-    pub async fn run(self, loaded: Loaded, source: Source) -> std::io::Result<Left> {
-        let mut stop = Stop { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
-        let mut hangup = signal(SignalKind::hangup())?;
+    pub async fn run(self, signals: Told, loaded: Loaded, source: Source) -> Left {
+        let Told { mut stop, mut hangup } = signals;
         let core = self.core.clone();
         let live = Arc::new(self.live(loaded, source));
         let mut reloading = None;
@@ -58,14 +54,14 @@ impl Server {
                 () = core.rooms.warden.gone() => {
                     tracing::error!("the warden is gone: every job was killed; leaving");
                     self.goodbye().await;
-                    return Ok(Left::WardenGone);
+                    return Left::WardenGone;
                 }
             }
         }
         systemd::stopping();
         let Times { delay, grace, kill_grace } = Times::of(&live.current().setup);
         self.drain(&mut stop, delay, grace, kill_grace).await;
-        Ok(Left::InOrder)
+        Left::InOrder
     }
 
     /// Shuts down in order without waiting for a signal.
@@ -79,7 +75,10 @@ impl Server {
             core: self.core.clone(),
             access: self.access.clone(),
             names: self.names.clone(),
+            bounds: self.bounds.clone(),
             tls: self.tls.clone(),
+            places: self.setup.warden.max_jobs,
+            base: self.base,
             source,
             current: Mutex::new(Arc::new(Fresh { loaded, setup: self.setup.clone() })),
             turn: tokio::sync::Mutex::default(),
@@ -174,6 +173,25 @@ impl Times {
     }
 }
 
+/// The signals that a server is told something by.
+#[derive(Debug)]
+pub struct Told {
+    stop: Stop,
+    hangup: Signals,
+}
+
+impl Told {
+    /// Begins to listen for them; before, each ends the process as it is. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn listen() -> std::io::Result<Self> {
+        let stop = Stop { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+        Ok(Self { stop, hangup: signal(SignalKind::hangup())? })
+    }
+}
+
+#[derive(Debug)]
 struct Stop {
     term: Signals,
     int: Signals,

@@ -33,20 +33,19 @@ pub(super) fn resident() -> Option<u64> {
     Some(pages.saturating_mul(u64::try_from(page).ok()?))
 }
 
-/// What all that the limits allow can take at once, bytes, on top of what the process takes when it has started.
-pub(super) fn bound(setup: &Setup) -> u64 {
+/// What all that the limits allow can take at once, bytes; what the process takes when it has started comes on top.
+pub(super) fn allowed(setup: &Setup) -> u64 {
     let (session, transport) = (&setup.session, &setup.transport);
     let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let connection = number(transport.max_message).saturating_add(BUFFERS);
     // Two streams, each with its tail.
     let ended =
-        u64::from(session.streams.tail_bytes).saturating_mul(2).saturating_mul(number(session.max_ended));
+        u64::from(session.streams.tail_bytes).saturating_mul(2).saturating_mul(number(session.kept.most));
     let guests = setup.policy.policies.iter().map(|policy| policy.memory).max().unwrap_or_default();
     [
-        resident().unwrap_or_default(),
         session.streams.budget,
         connection.saturating_mul(number(transport.max_connections)),
-        SESSION.saturating_mul(session.max_sessions.into()),
+        SESSION.saturating_mul(setup.ceilings.sessions.into()),
         guests.saturating_mul(number(setup.policy.pool)),
         ended,
     ]

@@ -13,7 +13,7 @@ use crate::config::{self, Loaded};
 use crate::domain::EndReason;
 use crate::session::Core;
 use crate::telemetry;
-use crate::transport::{Access, Credentials, Names, Tls};
+use crate::transport::{self, Access, Credentials, Names, Tls};
 
 use super::setup::Setup;
 use super::{memory, policies};
@@ -22,7 +22,7 @@ use super::{memory, policies};
 const LIVE: [&str; 9] = [
     "auth",
     "drain",
-    "limits.memory",
+    "limits",
     "log.level",
     "policy",
     "server.hosts",
@@ -48,7 +48,12 @@ pub struct Live {
     pub(super) core: Arc<Core>,
     pub(super) access: Arc<Access>,
     pub(super) names: Arc<ArcSwap<Names>>,
+    pub(super) bounds: Arc<ArcSwap<transport::Settings>>,
     pub(super) tls: Option<Arc<Tls>>,
+    /// Jobs, those under review included, that the warden was started for.
+    pub(super) places: u32,
+    /// Resident memory when the server began, bytes.
+    pub(super) base: u64,
     pub(super) source: Source,
     /// The configuration in force. Held for a clone or a swap.
     pub(super) current: Mutex<Arc<Fresh>>,
@@ -94,6 +99,13 @@ impl Live {
         let before = self.current();
         let changed = config::changed(&before.loaded, &fresh.loaded);
         let fixed: Vec<_> = changed.iter().filter(|key| !is_live(key)).cloned().collect();
+        if fresh.setup.warden.max_jobs > self.places {
+            return Err(format!(
+                "limits.jobs can be raised while serving to what the warden was started for, which is less than {}; restart \
+                 for that. Nothing was changed",
+                fresh.setup.ceilings.jobs
+            ));
+        }
         if !fixed.is_empty() || before.setup.tls.is_some() != fresh.setup.tls.is_some() {
             let named = if fixed.is_empty() { "server.tls (on or off)".to_owned() } else { fixed.join(", ") };
             return Err(format!(
@@ -116,10 +128,12 @@ impl Live {
             tls.replace(config.clone());
         }
         self.access.replace(setup.credentials.clone());
-        if setup.memory != before.setup.memory {
-            let bound = setup.memory.unwrap_or_else(|| memory::bound(setup));
-            self.core.memory.bound.store(bound, Ordering::Relaxed);
-        }
+        self.core.ceilings.store(Arc::new(setup.ceilings.clone()));
+        self.core.registry.keep(setup.session.kept);
+        self.core.rooms.limiter.set_most(setup.quota.max_buckets);
+        self.bounds.store(Arc::new(setup.transport.clone()));
+        let bound = setup.memory.unwrap_or_else(|| self.base.saturating_add(memory::allowed(setup)));
+        self.core.memory.bound.store(bound, Ordering::Relaxed);
         telemetry::set_level(&fresh.loaded.settings.log.level);
         self.end_orphans(&before.setup.credentials, &setup.credentials).await;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
@@ -139,7 +153,17 @@ impl Live {
     }
 }
 
+/// A tenant's identity is given to the warden when that is started; all else of a tenant is looked up for every call.
+fn is_of_tenant(key: &str) -> bool {
+    let mut parts = key.splitn(3, '.');
+    let live = |part: &str| ["limits", "confine"].iter().any(|live| part.split('.').next() == Some(live));
+    parts.next() == Some("tenant") && parts.next().is_some() && parts.next().is_some_and(live)
+}
+
 fn is_live(key: &str) -> bool {
+    if is_of_tenant(key) {
+        return true;
+    }
     LIVE.iter()
         .any(|live| key.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }

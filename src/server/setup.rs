@@ -63,6 +63,8 @@ pub struct Setup {
     pub audit: audit::Settings,
     /// The rooms' own.
     pub session: session::Settings,
+    /// How much there may be.
+    pub ceilings: session::Ceilings,
     /// The rooms' own.
     pub transport: transport::Settings,
 }
@@ -144,10 +146,13 @@ impl Setup {
                 breaker_failures: raw.breaker.failures,
                 breaker_window: raw.breaker.window.0,
                 breaker_rest: raw.breaker.rest.0,
+                turns: pool(raw),
+                ..quota::Settings::default()
             },
             warden: warden_settings(raw, &people),
             audit: audit_settings(raw),
             session: session_settings(raw, people, streams, loopback),
+            ceilings: ceilings(raw),
             transport: transport_settings(raw),
         })
     }
@@ -165,19 +170,18 @@ fn names(raw: &Raw, loopback: bool) -> Result<Names, SetupFailure> {
 }
 
 pub(super) fn policies(raw: &Raw) -> policy::Settings {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let named = raw.policy.iter().filter(|(_, table)| table.enabled.unwrap_or(true));
     let policies = if raw.policy.is_empty() {
         default_set()
     } else {
         named.map(|(name, table)| policy_of(name, table)).collect()
     };
-    policy::Settings {
-        policies,
-        pool: raw.policies.pool.or(cores * 2),
-        wait: raw.policies.wait.0,
-        zone: raw.policies.zone.clone(),
-    }
+    policy::Settings { policies, pool: pool(raw), wait: raw.policies.wait.0, zone: raw.policies.zone.clone() }
+}
+
+/// Decisions at once: two for each processor when nothing is said.
+fn pool(raw: &Raw) -> usize {
+    raw.policies.pool.or(std::thread::available_parallelism().map_or(2, usize::from) * 2)
 }
 
 fn policy_of(name: &str, table: &PolicyTable) -> PolicySettings {
@@ -294,6 +298,22 @@ fn session_settings(
 ) -> session::Settings {
     let path: Vec<_> = raw.jobs.path.iter().map(|p| p.display().to_string()).collect();
     let suits = if loopback { vec!["*".to_owned()] } else { ENV_ALLOW.map(str::to_owned).to_vec() };
+    session::Settings {
+        path: path.join(":"),
+        env: raw.jobs.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        env_allow: raw.jobs.env_allow.or(suits),
+        identities: people.by_tenant,
+        kill_grace: raw.drain.kill_grace.0,
+        kept: session::Kept {
+            time: raw.limits.keep_ended.0,
+            most: raw.limits.ended_jobs,
+            most_of_session: raw.limits.ended_jobs_per_session,
+        },
+        streams,
+    }
+}
+
+fn ceilings(raw: &Raw) -> session::Ceilings {
     let limits = raw.tenant.iter().filter_map(|(name, table)| {
         let limits = table.limits.as_ref()?;
         let ceilings = JobLimits {
@@ -308,21 +328,12 @@ fn session_settings(
         };
         Some((Arc::from(name.as_str()), ceilings))
     });
-    session::Settings {
-        max_sessions: raw.limits.sessions,
-        max_jobs: raw.limits.jobs,
-        path: path.join(":"),
-        env: raw.jobs.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
-        env_allow: raw.jobs.env_allow.or(suits),
-        identities: people.by_tenant,
-        job_limits: limits.collect(),
-        tenant_counts: tenant_counts(raw),
+    session::Ceilings {
+        sessions: raw.limits.sessions,
+        jobs: raw.limits.jobs,
+        of_job: limits.collect(),
+        of_tenant: tenant_counts(raw),
         confine: confine(raw),
-        kill_grace: raw.drain.kill_grace.0,
-        keep_ended: raw.limits.keep_ended.0,
-        max_ended: raw.limits.ended_jobs,
-        max_ended_per_session: raw.limits.ended_jobs_per_session,
-        streams,
     }
 }
 
@@ -330,6 +341,7 @@ fn tenant_counts(raw: &Raw) -> BTreeMap<Arc<str>, session::TenantCounts> {
     let counts = |(name, table): (&String, &crate::config::TenantTable)| {
         let limits = table.limits.as_ref()?;
         let counts = session::TenantCounts {
+            connections: limits.connections.and_then(|cap| cap.limit()),
             sessions: limits.sessions.and_then(|cap| cap.limit()),
             jobs: limits.jobs.and_then(|cap| cap.limit()),
         };

@@ -13,10 +13,10 @@ use tokio_util::task::TaskTracker;
 use crate::audit::{self, Audit};
 use crate::domain::{Containment, Tier};
 use crate::policy::{self, Policies, PolicySummary};
-use crate::quota::{Breaker, Limiter, Slots};
+use crate::quota::{Breaker, Kept, Limiter, Slots, Turns};
 use crate::session::{Core, Rooms};
 use crate::telemetry::metrics::{self, Scrape};
-use crate::transport::{self, Access, Door, Gateway, Health, Names, Pulse, Render, Tls};
+use crate::transport::{self, Access, Crowd, Door, Gateway, Health, Names, Pulse, Render, Tls};
 use crate::warden::{self, Warden};
 
 use super::policies::{PoliciesFailure, load_policies};
@@ -75,8 +75,11 @@ pub struct Server {
     pub(super) listening: CancellationToken,
     pub(super) access: Arc<Access>,
     pub(super) names: Arc<ArcSwap<Names>>,
+    pub(super) bounds: Arc<ArcSwap<transport::Settings>>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) policy_files: Stamps,
+    /// Resident memory when it began, bytes.
+    pub(super) base: u64,
     admin: Option<SocketAddr>,
     address: SocketAddr,
 }
@@ -117,14 +120,19 @@ impl Server {
         self.setup.root_jobs
     }
 
+    /// Whether jobs run as the user who started the server.
+    pub fn shares_its_user(&self) -> bool {
+        self.setup.session.identities.values().any(|identity| identity.place.is_none())
+    }
+
     /// Most bytes that the streams of all jobs can hold at once, those of ended ones included.
     pub fn stream_bound(&self) -> u64 {
-        self.setup.session.streams.bound(self.setup.session.max_ended as u64)
+        self.setup.session.streams.bound(self.setup.session.kept.most as u64)
     }
 
     /// Most jobs at once.
     pub const fn most_jobs(&self) -> u32 {
-        self.setup.session.max_jobs
+        self.setup.ceilings.jobs
     }
 
     /// The policies in force.
@@ -144,13 +152,14 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
     let policy_files = Stamps::of(&setup.policy.policies);
     let rooms = rooms(&setup).await?;
     let tracker = TaskTracker::new();
-    let core =
-        Core::new(rooms, setup.session.clone(), tracker.clone()).map_err(|_| StartFailure::Randomness)?;
+    let core = Core::new(rooms, setup.session.clone(), setup.ceilings.clone(), tracker.clone())
+        .map_err(|_| StartFailure::Randomness)?;
     let (stop, listening) = (CancellationToken::new(), CancellationToken::new());
     let scrape = metrics::start();
     let gateway = gateway(&setup, &core, scrape.clone(), stop.clone());
     let tls = setup.tls.clone().map(|config| Arc::new(Tls::new(config)));
-    let bound = setup.memory.unwrap_or_else(|| memory::bound(&setup));
+    let base = memory::resident().unwrap_or_default();
+    let bound = setup.memory.unwrap_or_else(|| base.saturating_add(memory::allowed(&setup)));
     core.memory.bound.store(bound, Ordering::Relaxed);
     watchdog::look(gateway.pulse.clone(), stop.clone()).map_err(StartFailure::Thread)?;
     tracker.spawn(watchdog::beat(gateway.pulse.clone(), stop.clone()));
@@ -163,12 +172,26 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
             Door { settings: gateway.settings.clone(), names: gateway.names.clone(), tls: None, admin: true };
         tracker.spawn(listener.serve(router, door, tracker.clone(), stop.clone()));
     }
-    let (access, names) = (gateway.access.clone(), gateway.names.clone());
+    let (access, names, bounds) = (gateway.access.clone(), gateway.names.clone(), gateway.settings.clone());
     let address = listener.address;
     let door =
         Door { settings: gateway.settings.clone(), names: names.clone(), tls: tls.clone(), admin: false };
     tracker.spawn(listener.serve(gateway.router(), door, tracker.clone(), listening.clone()));
-    Ok(Server { core, setup, tracker, stop, listening, access, names, tls, policy_files, admin, address })
+    Ok(Server {
+        core,
+        setup,
+        tracker,
+        stop,
+        listening,
+        access,
+        names,
+        bounds,
+        tls,
+        policy_files,
+        base,
+        admin,
+        address,
+    })
 }
 
 async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {
@@ -180,7 +203,9 @@ async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {
         policies,
         limiter: Limiter::new(&setup.quota),
         slots: Slots::default(),
-        breaker: Breaker::new(&setup.quota),
+        turns: Turns::new(&setup.quota),
+        breaker: Breaker::new(Kept::Spawning, &setup.quota),
+        audit_breaker: Breaker::new(Kept::DecisionLog, &setup.quota),
         warden,
         audit,
     })
@@ -189,7 +214,8 @@ async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {
 fn gateway(setup: &Setup, core: &Arc<Core>, scrape: Option<Scrape>, stop: CancellationToken) -> Gateway {
     Gateway {
         core: core.clone(),
-        settings: Arc::new(setup.transport.clone()),
+        settings: Arc::new(ArcSwap::from_pointee(setup.transport.clone())),
+        crowd: Arc::new(Crowd::default()),
         access: Arc::new(Access::new(setup.credentials.clone())),
         names: Arc::new(ArcSwap::from_pointee(setup.names.clone())),
         health: Arc::new(Health::default()),

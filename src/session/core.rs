@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -10,14 +11,14 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Audit;
 use crate::domain::{Failure, Principal, SessionId, UsageCounts};
 use crate::policy::Policies;
-use crate::quota::{Breaker, Holder, Limiter, Slots};
+use crate::quota::{Breaker, Holder, Limiter, Slots, Turns};
 use crate::stream::Budget;
 use crate::warden::Warden;
 
-use super::{Memory, Pressure, Registry, Settings};
+use super::{Ceilings, Memory, Pressure, Registry, Settings};
 
 /// When to come back to a gateway that is short of memory.
-const MEMORY_RETRY: Duration = Duration::from_secs(5);
+pub const MEMORY_RETRY: Duration = Duration::from_secs(5);
 
 /// The rooms a session stands on.
 #[derive(Debug)]
@@ -28,8 +29,12 @@ pub struct Rooms {
     pub limiter: Limiter,
     /// Counts at once.
     pub slots: Slots,
+    /// Whose start is decided and made next.
+    pub turns: Turns,
     /// Stops trying when spawning is broken.
     pub breaker: Breaker,
+    /// Stops deciding when decisions cannot be recorded.
+    pub audit_breaker: Breaker,
     /// Runs.
     pub warden: Warden,
     /// Remembers decisions.
@@ -59,6 +64,8 @@ pub struct Core {
     pub rooms: Rooms,
     /// The operator's decisions.
     pub settings: Settings,
+    /// How much there may be; replaced whole by a reload.
+    pub ceilings: ArcSwap<Ceilings>,
     /// Every session and job, by id.
     pub registry: Registry,
     /// Every task of this room, so that the server can wait for all of them.
@@ -87,8 +94,13 @@ impl Core {
     ///
     /// # Errors
     /// [`Failure::Internal`] when the kernel gives no randomness.
-    pub fn new(rooms: Rooms, settings: Settings, tracker: TaskTracker) -> Result<Arc<Self>, Failure> {
-        let registry = Registry::new(&settings);
+    pub fn new(
+        rooms: Rooms,
+        settings: Settings,
+        ceilings: Ceilings,
+        tracker: TaskTracker,
+    ) -> Result<Arc<Self>, Failure> {
+        let registry = Registry::new(settings.kept);
         let epoch = format!("{:032x}", random_bits()?);
         let budget = Budget::new(settings.streams.budget);
         let (drain, drain_wanted) = (watch::Sender::new(Drain::Open), Notify::new());
@@ -96,6 +108,7 @@ impl Core {
         Ok(Arc::new(Self {
             rooms,
             settings,
+            ceilings: ArcSwap::from_pointee(ceilings),
             registry,
             tracker,
             budget,

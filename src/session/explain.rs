@@ -47,6 +47,7 @@ impl Core {
         self.admitting()?;
         // A leader is forked to find the facts: that counts as a job for as long as it lives.
         let _slot = start::slot(self, principal, &session.card)?;
+        let _turn = self.rooms.turns.take(&principal.tenant).await?;
         self.rooms.breaker.admit()?;
         let identity = self.settings.identity(principal).ok_or(Failure::NotFound("identity"))?;
         let asked = Asked {

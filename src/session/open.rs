@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use crate::audit::RefusedBy;
-use crate::domain::{self, CallMethod, Claim, Counted, Failure, Scope, SessionGrant, SessionId};
+use crate::domain::{self, CallMethod, Counted, Failure, SessionGrant, SessionId};
 use crate::quota::LimitExceeded;
 
 use super::core::{holder, random_bits};
@@ -149,10 +149,12 @@ async fn open(
     let slot = core.rooms.slots.claim(
         &holder(&caller.principal, Some(id)),
         Counted::Sessions,
-        &ceilings(core, caller),
+        &core.ceilings.load().session_claims(&caller.principal),
     );
     let no_slot = |_: &LimitExceeded| core.rooms.audit.refused(&caller.principal, RefusedBy::Slots);
     let mut slot = slot.inspect_err(no_slot)?;
+    core.rooms.audit_breaker.admit()?;
+    let _turn = core.rooms.turns.take(&caller.principal.tenant).await?;
     let mut hearing = Hearing::begin(core)?;
     hearing.charge(core, caller, CallMethod::SessionOpen, None).await?;
     let cleared = review::admit(core, &hearing, asked(core, caller, &hearing, id, &request)).await?;
@@ -177,14 +179,6 @@ async fn open(
         session.disconnect(link).await;
     }
     Ok(session)
-}
-
-/// How many sessions there may be, before policy is asked.
-fn ceilings(core: &Core, caller: &Caller) -> Vec<Claim> {
-    let most = |scope, max| Claim { scope, what: Counted::Sessions, max };
-    let of_tenant = core.settings.counts(&caller.principal).sessions;
-    let server = most(Scope::Server, core.settings.max_sessions);
-    std::iter::once(server).chain(of_tenant.map(|max| most(Scope::Tenant, max))).collect()
 }
 
 fn asked(

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::domain::{Failure, JobId, Principal, SessionId};
 
 use super::open::OpenKeys;
-use super::{Job, Session, Settings};
+use super::{Job, Session};
 
 /// What the caller wants to do with what it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +31,22 @@ pub struct Registry {
     tables: Mutex<Tables>,
     /// Notified when a job or session ends.
     ended: Notify,
-    keep: Duration,
-    max_ended: usize,
-    max_ended_per_session: usize,
+}
+
+/// Which ended jobs can still be asked about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// For how long.
+    pub time: Duration,
+    /// Most over the whole server; the oldest goes first.
+    pub most: usize,
+    /// Most of one session; the oldest goes first.
+    pub most_of_session: usize,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
+    kept: Kept,
     sessions: HashMap<SessionId, Arc<Session>>,
     jobs: HashMap<JobId, Arc<Job>>,
     ended: VecDeque<Ended>,
@@ -52,14 +61,13 @@ struct Ended {
 }
 
 impl Registry {
-    pub(super) fn new(settings: &Settings) -> Self {
-        Self {
-            tables: Mutex::default(),
-            ended: Notify::new(),
-            keep: settings.keep_ended,
-            max_ended: settings.max_ended,
-            max_ended_per_session: settings.max_ended_per_session,
-        }
+    pub(super) fn new(kept: Kept) -> Self {
+        Self { tables: Mutex::new(Tables { kept, ..Tables::default() }), ended: Notify::new() }
+    }
+
+    /// From now on, so many are kept.
+    pub fn keep(&self, kept: Kept) {
+        self.tables().kept = kept;
     }
 
     /// The session, as far as the caller reaches.
@@ -161,20 +169,17 @@ impl Registry {
         let mut tables = self.tables();
         let (id, session) = (job.card.id, job.card.session);
         tables.ended.push_back(Ended { job: id, session, at: Instant::now() });
-        if tables.ended.iter().filter(|e| e.session == session).count() > self.max_ended_per_session {
+        if tables.ended.iter().filter(|e| e.session == session).count() > tables.kept.most_of_session {
             tables.forget_oldest(|e| e.session == session);
         }
-        while tables.ended.len() > self.max_ended {
-            tables.forget_oldest(|_| true);
-        }
-        tables.forget_before(self.keep);
+        tables.forget_surplus();
         drop(tables);
         self.ended.notify_waiters();
     }
 
-    /// Forgets ended jobs over age. Called every few seconds by the server.
+    /// Forgets ended jobs over age or number. Called every few seconds by the server.
     pub fn prune(&self) {
-        self.tables().forget_before(self.keep);
+        self.tables().forget_surplus();
     }
 
     /// Runs one step on the keys of `session.open`.
@@ -197,8 +202,10 @@ impl Tables {
         }
     }
 
-    fn forget_before(&mut self, keep: Duration) {
-        while self.ended.front().is_some_and(|e| e.at.elapsed() >= keep) {
+    fn forget_surplus(&mut self) {
+        let kept = self.kept;
+        while self.ended.len() > kept.most || self.ended.front().is_some_and(|e| e.at.elapsed() >= kept.time)
+        {
             self.forget_oldest(|_| true);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::{self, Asked, AuditRefused, Entry, Fold, RefusedBy};
+use crate::audit::{Asked, AuditRefused, Entry, Fold, RefusedBy};
 use crate::domain::{
     Call, CallMethod, Charge, CommandRequest, DecisionId, Failure, JobId, Origin, Principal, Resolved,
     SessionGrant, SessionId, SessionRequest, When,
@@ -261,11 +261,23 @@ fn record(core: &Core, entry: Entry) -> Result<(), Failure> {
     for broken in entry.broken() {
         tracing::error!(decision = %entry.decision, policy = broken, "a policy broke");
     }
-    core.rooms.audit.record(entry).map_err(|refused: audit::AuditRefused| {
-        let retry_after = match refused {
-            AuditRefused::Full => AUDIT_RETRY,
-            AuditRefused::Tenant => SHARE_RETRY,
-        };
-        Failure::Unavailable { what: refused.to_string(), retry_after }
-    })
+    let tenant = entry.principal().tenant.clone();
+    let breaker = &core.rooms.audit_breaker;
+    match core.rooms.audit.record(entry) {
+        Ok(()) => {
+            breaker.success();
+            Ok(())
+        }
+        Err(refused) => {
+            let retry_after = match refused {
+                AuditRefused::Full => {
+                    breaker.failure(Some(&tenant));
+                    AUDIT_RETRY
+                }
+                // Its own doing: it says nothing about the log.
+                AuditRefused::Tenant => SHARE_RETRY,
+            };
+            Err(Failure::Unavailable { what: refused.to_string(), retry_after })
+        }
+    }
 }

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use crate::audit::RefusedBy;
 use crate::domain::{
-    CallMethod, Claim, Command, ConnectionId, Counted, Failure, JobId, JobLimits, Principal, Resolved, Scope,
-    SessionId, SpawnStage, Terminal,
+    CallMethod, Command, ConnectionId, Counted, Failure, JobId, JobLimits, Principal, Resolved, SessionId,
+    SpawnStage, Terminal,
 };
-use crate::quota::Slot;
+use crate::quota::{Slot, Turn};
 use crate::stream::{Overflow, Share};
 use crate::verdict::Cleared;
 use crate::warden::{Prepare, Prepared, SpawnFailure};
@@ -145,6 +145,8 @@ struct Ready {
     prepared: Prepared,
     slot: Slot,
     share: Share,
+    /// Held until the program runs: the warden is what is shared most.
+    turn: Turn,
 }
 
 struct Released {
@@ -161,6 +163,8 @@ impl Start<'_> {
         let mut slot =
             slot(self.core, &self.caller.principal, self.session).inspect_err(|_| self.no_slot())?;
         let share = self.share(ring_bytes)?;
+        let turn = self.core.rooms.turns.take(&self.caller.principal.tenant).await?;
+        self.core.rooms.audit_breaker.admit()?;
         self.core.rooms.breaker.admit()?;
         let program = self.request.argv.first().map(String::as_str);
         let mut hearing = Hearing::begin(self.core)?;
@@ -179,7 +183,7 @@ impl Start<'_> {
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
         slot.grant(&cleared.terms().claims).inspect_err(|_| self.no_slot())?;
-        Ok(Ready { id, cleared, prepared, slot, share })
+        Ok(Ready { id, cleared, prepared, slot, share, turn })
     }
 
     /// The job's part of the budget for streams.
@@ -216,17 +220,18 @@ impl Start<'_> {
         JobLimits { wall: self.request.timeout, ..JobLimits::default() }
             .strictest(&cleared.terms().limits)
             .strictest(&self.session.grant.job_limits)
-            .strictest(&self.core.settings.ceilings(&self.caller.principal))
+            .strictest(&self.core.ceilings.load().of_job(&self.caller.principal))
     }
 
     async fn release(&self, ready: Ready) -> Result<Released, Failure> {
-        let Ready { id, cleared, prepared, slot, share } = ready;
+        let Ready { id, cleared, prepared, slot, share, turn } = ready;
         let limits = self.limits(&cleared);
         let size = cleared.value().command.terminal.as_ref().map(|t| t.size);
         let stdio = |error: std::io::Error| spawn_failed(SpawnStage::Stdio, &error, "standard streams");
         let (inner, ours) = streams::make(size, self.request.stdin == StdinMode::Pipe).map_err(stdio)?;
         let released = prepared.release(&cleared, inner, &limits).await;
         let running = released.map_err(|failure| told_breaker(self.core, &self.caller.principal, failure))?;
+        drop(turn);
         // Only a program that runs shows that spawning works.
         self.core.rooms.breaker.success();
         let overflow = self.request.overflow;
@@ -265,11 +270,7 @@ impl Start<'_> {
 
 /// A place for one more job of the session.
 pub(super) fn slot(core: &Core, principal: &Principal, session: &Card) -> Result<Slot, Failure> {
-    let most = |scope, max| Claim { scope, what: Counted::Jobs, max };
-    let mut claims = vec![most(Scope::Server, core.settings.max_jobs)];
-    claims.extend(core.settings.counts(principal).jobs.map(|max| most(Scope::Tenant, max)));
-    claims.extend(session.job_claims.iter().cloned());
-    claims.extend(session.grant.max_jobs.map(|max| most(Scope::Session, max)));
+    let claims = core.ceilings.load().job_claims(principal, session);
     Ok(core.rooms.slots.claim(&holder(principal, Some(session.id)), Counted::Jobs, &claims)?)
 }
 
@@ -291,7 +292,7 @@ pub(super) async fn prepare(
         session,
         program: command.program().to_owned(),
         cwd: command.cwd.clone(),
-        confine: core.settings.confine(principal).to_vec(),
+        confine: core.ceilings.load().confine(principal).to_vec(),
         identity: identity.place,
     };
     let prepared = core.rooms.warden.prepare(asked).await;

@@ -44,7 +44,7 @@ const fn metric(
 use Kind::{Counter, Gauge, Seconds};
 
 /// Every metric there is.
-pub const METRICS: [Metric; 27] = [
+pub const METRICS: [Metric; 32] = [
     metric(Gauge, "execgate_sessions", &[], "Sessions alive."),
     metric(Gauge, "execgate_jobs", &[], "Jobs alive."),
     metric(Gauge, "execgate_slots_sessions", &[], "Slots held by sessions, those being opened included."),
@@ -63,13 +63,28 @@ pub const METRICS: [Metric; 27] = [
     metric(Counter, "execgate_verdicts_total", &["hook", "policy", "outcome"], "Verdicts of each policy."),
     metric(Seconds, "execgate_decision_seconds", &["hook"], "Time the policies took for a decision."),
     metric(Seconds, "execgate_spawn_seconds", &[], "From a start's request to its leader running."),
+    metric(
+        Seconds,
+        "execgate_refusal_seconds",
+        &[],
+        "From reading a request to its refusal for a limit, a rate, the drain or want of means.",
+    ),
     metric(Counter, "execgate_spawn_failures_total", &["fault"], "Starts that failed, by whose fault."),
     metric(Counter, "execgate_jobs_ended_total", &["reason"], "Jobs ended, by reason."),
     metric(Counter, "execgate_stream_bytes_total", &[], "Bytes that ended jobs had written."),
+    metric(Counter, "execgate_stream_gaps_total", &["reason"], "Gaps that viewers were told, by reason."),
+    metric(
+        Counter,
+        "execgate_viewers_stalled_total",
+        &[],
+        "Connections ended because a viewer took nothing.",
+    ),
     metric(Gauge, "execgate_breaker_open", &["breaker"], "1 while the circuit breaker is open."),
     metric(Gauge, "execgate_warden_up", &[], "1 while the warden is there."),
     metric(Gauge, "execgate_policy_generation", &[], "The policy generation in force."),
     metric(Gauge, "execgate_audit_ok", &[], "1 while the decision log can be written, or is off."),
+    metric(Gauge, "execgate_audit_queue_lines", &[], "Lines of the decision log that wait to be written."),
+    metric(Counter, "execgate_audit_lost_total", &[], "Lines of the decision log that were lost."),
     metric(Counter, "execgate_reloads_total", &["outcome"], "Reloads of the configuration."),
     metric(Gauge, "execgate_draining", &[], "1 once the server takes leave."),
     metric(Gauge, "execgate_resident_bytes", &[], "Resident memory of the gateway."),

@@ -158,7 +158,7 @@ pub(super) async fn run(
     let wake = Arc::new(Notify::new());
     let connection = Arc::new(Connection {
         core: gateway.core.clone(),
-        settings: gateway.settings.clone(),
+        settings: gateway.settings.load_full(),
         caller,
         plane,
         link: Link::new(id, wake.clone()),

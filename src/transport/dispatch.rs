@@ -4,7 +4,7 @@
 //! go through the session's task.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -107,6 +107,7 @@ pub(super) async fn answer(
     id: Option<Id>,
     method: Method,
     request: RequestId,
+    since: Instant,
 ) -> Reply {
     let span = tracing::info_span!(
         "request",
@@ -118,9 +119,36 @@ pub(super) async fn answer(
     let word = if outcome.is_ok() { "ok" } else { "error" };
     ::metrics::counter!("execgate_requests_total", "outcome" => word).increment(1);
     if let Err(failure) = &outcome {
+        time_refusal(failure, since);
         tracing::debug!(request_id = %request, connection = %connection.link.id(), ?failure, "refused");
     }
     Reply::of(id.as_ref(), outcome, &request)
+}
+
+/// Measures a refusal that is the server's way of keeping its load bounded; others take what the answer takes.
+pub(super) fn time_refusal(failure: &Failure, since: Instant) {
+    match failure {
+        Failure::LimitExceeded { .. }
+        | Failure::RateLimited { .. }
+        | Failure::Unavailable { .. }
+        | Failure::Draining => {
+            ::metrics::histogram!("execgate_refusal_seconds").record(since.elapsed().as_secs_f64());
+        }
+        Failure::Parse(_)
+        | Failure::InvalidRequest(_)
+        | Failure::MethodNotFound(_)
+        | Failure::InvalidParams(_)
+        | Failure::Internal(_)
+        | Failure::Unauthenticated
+        | Failure::Forbidden(_)
+        | Failure::PolicyDenied(_)
+        | Failure::PolicyFailed { .. }
+        | Failure::NotFound(_)
+        | Failure::Conflict(_)
+        | Failure::SpawnFailed { .. }
+        | Failure::Finished
+        | Failure::Busy { .. } => {}
+    }
 }
 
 async fn run(on: &Arc<Connection>, method: Method) -> Result<Outcome, Failure> {

@@ -1,22 +1,26 @@
 //! Places for connections, and who has not yet shown who he is.
 //!
-//! Two bounds. `most` counts every connection for as long as its socket is open, upgraded ones too. `most_unknown` counts
+//! Two bounds, told anew with every arrival, so that a reload can change them. `most` counts every connection for as long as its socket is open, upgraded ones too. `most_unknown` counts
 //! those that have authenticated nothing yet; when one too many comes, the one that has waited longest is shown out, so
 //! that a flood of silent peers cannot keep an honest one from the door.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// The door.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Doorstep {
-    places: Arc<Semaphore>,
-    most_unknown: usize,
-    // Oldest first. Held for one step, never across an await; a task would put a queue before the door.
-    unknown: Mutex<VecDeque<(u64, CancellationToken)>>,
+    // Held for one step, never across an await; a task would put a queue before the door.
+    guests: Mutex<Guests>,
+}
+
+#[derive(Debug, Default)]
+struct Guests {
+    places: usize,
+    /// Oldest first.
+    unknown: VecDeque<(u64, CancellationToken)>,
 }
 
 /// A connection's place. The last clone that is dropped gives it back.
@@ -27,41 +31,35 @@ pub(super) struct Guest {
 
 #[derive(Debug)]
 struct Place {
-    _permit: OwnedSemaphorePermit,
     number: u64,
     door: Arc<Doorstep>,
     shown_out: CancellationToken,
 }
 
 impl Doorstep {
-    pub(super) fn new(most: usize, most_unknown: usize) -> Arc<Self> {
-        Arc::new(Self {
-            places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
-            most_unknown: most_unknown.max(1),
-            unknown: Mutex::default(),
-        })
-    }
-
-    /// A place for a connection numbered `number`; `None` when all are taken.
-    pub(super) fn arrive(self: &Arc<Self>, number: u64) -> Option<Guest> {
-        let permit = self.places.clone().try_acquire_owned().ok()?;
-        let shown_out = CancellationToken::new();
-        let mut unknown = self.unknown();
-        while unknown.len() >= self.most_unknown {
-            let Some((_, oldest)) = unknown.pop_front() else { break };
+    /// A place for a connection numbered `number`; `None` when `most` are taken.
+    pub(super) fn arrive(self: &Arc<Self>, number: u64, most: usize, most_unknown: usize) -> Option<Guest> {
+        let mut guests = self.guests();
+        if guests.places >= most {
+            return None;
+        }
+        while guests.unknown.len() >= most_unknown.max(1) {
+            let Some((_, oldest)) = guests.unknown.pop_front() else { break };
             oldest.cancel();
         }
-        unknown.push_back((number, shown_out.clone()));
-        drop(unknown);
-        Some(Guest { place: Arc::new(Place { _permit: permit, number, door: self.clone(), shown_out }) })
+        let shown_out = CancellationToken::new();
+        guests.places += 1;
+        guests.unknown.push_back((number, shown_out.clone()));
+        drop(guests);
+        Some(Guest { place: Arc::new(Place { number, door: self.clone(), shown_out }) })
     }
 
     fn forget(&self, number: u64) {
-        self.unknown().retain(|(waiting, _)| *waiting != number);
+        self.guests().unknown.retain(|(waiting, _)| *waiting != number);
     }
 
-    fn unknown(&self) -> MutexGuard<'_, VecDeque<(u64, CancellationToken)>> {
-        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn guests(&self) -> MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,6 +78,8 @@ impl Guest {
 impl Drop for Place {
     fn drop(&mut self) {
         self.door.forget(self.number);
+        let mut guests = self.door.guests();
+        guests.places = guests.places.saturating_sub(1);
     }
 }
 
@@ -93,23 +93,24 @@ mod tests {
 
     #[test]
     fn a_place_is_held_until_the_last_clone_goes() {
-        let door = Doorstep::new(2, 2);
-        let first = door.arrive(1).unwrap();
+        let door = Arc::new(Doorstep::default());
+        let first = door.arrive(1, 2, 2).unwrap();
         let clone = first.clone();
-        let _second = door.arrive(2).unwrap();
+        let _second = door.arrive(2, 2, 2).unwrap();
         drop(first);
-        assert!(door.arrive(3).is_none());
+        assert!(door.arrive(3, 2, 2).is_none());
+        assert!(door.arrive(3, 3, 2).is_some(), "a raised bound counts at once");
         drop(clone);
-        assert!(door.arrive(4).is_some());
+        assert!(door.arrive(4, 2, 2).is_some());
     }
 
     #[test]
     fn one_unknown_too_many_shows_the_oldest_out_and_never_a_known_one() {
-        let door = Doorstep::new(10, 2);
-        let known = door.arrive(1).unwrap();
+        let door = Arc::new(Doorstep::default());
+        let known = door.arrive(1, 10, 2).unwrap();
         known.known();
-        let (oldest, newer) = (door.arrive(2).unwrap(), door.arrive(3).unwrap());
-        let newest = door.arrive(4).unwrap();
+        let (oldest, newer) = (door.arrive(2, 10, 2).unwrap(), door.arrive(3, 10, 2).unwrap());
+        let newest = door.arrive(4, 10, 2).unwrap();
         assert!(is_out(&oldest) && !is_out(&known) && !is_out(&newer) && !is_out(&newest));
     }
 }

@@ -29,8 +29,10 @@ use crate::stream::{Plane as Cut, Stdin, StdinRefused, View, ViewKind, Viewer};
 
 use super::auth::{Identified, OnExpiry, Standing};
 use super::connection::Plane;
+use super::crowd::Seat;
 use super::doorstep::Guest;
 use super::follower::Follower;
+use super::refusal::refused;
 use super::router::{Gateway, text};
 use super::{jobs, views};
 
@@ -60,8 +62,13 @@ pub(super) async fn exec(
         principal: identified.principal.clone(),
         origin: Origin { address: peer.ip(), transport: Transport::Http },
     };
-    let ends = Ends { standing: gateway.access.standing(identified), _guest: guest };
-    let body = match body(request, gateway.settings.max_message).await {
+    let most = gateway.core.ceilings.load().counts(&caller.principal).connections;
+    let seat = match gateway.crowd.seat(&caller.principal.tenant, most) {
+        Ok(seat) => seat,
+        Err(failure) => return refused(&failure, &request_id),
+    };
+    let ends = Ends { standing: gateway.access.standing(identified), _guest: guest, _seat: seat };
+    let body = match body(request, gateway.settings.load().max_message).await {
         Ok(body) => body,
         Err(refused) => return refused,
     };
@@ -95,22 +102,6 @@ async fn body(request: Request, most: usize) -> Result<Bytes, Response> {
     }
 }
 
-fn refused(failure: &Failure, request_id: &RequestId) -> Response {
-    tracing::debug!(%request_id, ?failure, "refused");
-    let status = StatusCode::from_u16(rpc::http_status(failure)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = rpc::error(Some(&Id::Null), failure, request_id) + "\n";
-    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
-    let wait = match failure {
-        Failure::RateLimited { retry_after, .. } | Failure::Unavailable { retry_after, .. } => {
-            retry_after.as_secs() + 1
-        }
-        _ if status == StatusCode::SERVICE_UNAVAILABLE => 1,
-        _ => return response,
-    };
-    response.headers_mut().insert(header::RETRY_AFTER, wait.into());
-    response
-}
-
 /// A running job and the request that owns it. Dropping it ends the session, and the session ends the job.
 struct Execution {
     gateway: Gateway,
@@ -120,10 +111,11 @@ struct Execution {
     ends: Ends,
 }
 
-/// What the request stands on: its credential, and its place among the connections.
+/// What the request stands on: its credential, and its places among the connections and its tenant's.
 struct Ends {
     standing: Standing,
     _guest: Guest,
+    _seat: Seat,
 }
 
 /// The sessions' end of the request. Dropping it is its disconnect.
@@ -164,7 +156,7 @@ impl Execution {
             Manner::Whole => "application/json",
         };
         self.gateway.tracker.clone().spawn(async move {
-            let out = Outlet { sender, stall: self.gateway.settings.stall };
+            let out = Outlet { sender, stall: self.gateway.settings.load().stall };
             let given = match manner {
                 Manner::Lines => self.lines(&out).await,
                 Manner::Whole => self.whole(&out).await,
@@ -186,7 +178,7 @@ impl Execution {
         let mut follower = Follower::new(self.job.clone(), 0, viewer, false, &self.wake);
         let mut drain = self.gateway.core.drain();
         loop {
-            match follower.next(Plane::Json, self.gateway.settings.frame) {
+            match follower.next(Plane::Json, self.gateway.settings.load().frame) {
                 Some(Message::Text(line)) => out.give(line.as_str().to_owned()).await?,
                 Some(_) => {}
                 None if follower.is_done() => return Ok(()),
@@ -247,7 +239,7 @@ impl Execution {
 
     /// Nothing was sent for as long as between two pings.
     async fn quiet(&self, _out: &Outlet) {
-        let every = self.gateway.settings.ping_every;
+        let every = self.gateway.settings.load().ping_every;
         interval_at(Instant::now() + every, every).tick().await;
     }
 
@@ -286,7 +278,10 @@ impl Outlet {
     async fn put(&self, text: String) -> Result<(), Gone> {
         match timeout(self.stall, self.sender.send(text.into())).await {
             Ok(sent) => sent.map_err(|_| Gone),
-            Err(_) => Err(Gone),
+            Err(_) => {
+                ::metrics::counter!("execgate_viewers_stalled_total").increment(1);
+                Err(Gone)
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::domain::JobId;
+use crate::domain::{GapReason, JobId};
 use crate::rpc::{event, frame};
 use crate::session::{Job, Pause};
 use crate::stream::{Item, StdinWatch, ViewKind, Viewer};
@@ -166,6 +166,7 @@ impl Follower {
                 Message::Binary(buffer.freeze())
             }
             Item::Gap { stream, from, to, reason } => {
+                count_gap(reason);
                 binary(frame::gap(self.channel, stream, from, to, reason))
             }
             Item::Eof { stream, offset } if self.viewer.kind() == ViewKind::Muted => {
@@ -187,7 +188,10 @@ impl Follower {
                 Ok(data) => event::output_text(id, stream, offset, data),
                 Err(_) => event::output_bytes(id, stream, offset, &buffer),
             },
-            Item::Gap { stream, from, to, reason } => event::gap(id, stream, from, to, reason),
+            Item::Gap { stream, from, to, reason } => {
+                count_gap(reason);
+                event::gap(id, stream, from, to, reason)
+            }
             Item::Eof { stream, offset } => event::eof(id, stream, offset),
         }))
     }
@@ -198,6 +202,10 @@ impl Follower {
         let totals = self.viewer.totals();
         Some(text(event::closed(self.id(), closed.survivors, closed.reason, &closed.usage, &totals)))
     }
+}
+
+fn count_gap(reason: GapReason) {
+    ::metrics::counter!("execgate_stream_gaps_total", "reason" => reason.as_str()).increment(1);
 }
 
 pub(super) fn text(text: String) -> Message {

@@ -99,8 +99,9 @@ impl Health {
             Err(why) => Err(why),
         };
         let (sessions, jobs) = core.registry.alive();
-        let room = (jobs as u64) < u64::from(core.settings.max_jobs)
-            && (sessions as u64) < u64::from(core.settings.max_sessions)
+        let most = core.ceilings.load();
+        let room = (jobs as u64) < u64::from(most.jobs)
+            && (sessions as u64) < u64::from(most.sessions)
             && core.memory.pressure() == Pressure::None;
         let load = format!("{sessions} sessions, {jobs} jobs");
         Components(vec![
@@ -112,14 +113,7 @@ impl Health {
             ("policies", Ok(policies(core))),
             ("audit", core.rooms.audit.health()),
             ("capacity", if room { Ok(load) } else { Err(format!("full: {load}")) }),
-            (
-                "breakers",
-                if core.rooms.breaker.is_closed() {
-                    Ok("closed".to_owned())
-                } else {
-                    Err("spawn: open".to_owned())
-                },
-            ),
+            ("breakers", breakers(core)),
             ("drain", if core.is_leaving() { Err("draining".to_owned()) } else { Ok("no".to_owned()) }),
         ])
     }
@@ -137,6 +131,15 @@ impl Health {
         *last = Some(Probe { at: Instant::now(), outcome: outcome.clone() });
         outcome
     }
+}
+
+fn breakers(core: &Core) -> Result<String, String> {
+    let open: Vec<_> = [&core.rooms.breaker, &core.rooms.audit_breaker]
+        .into_iter()
+        .filter(|breaker| !breaker.is_closed())
+        .map(|breaker| format!("{}: open", breaker.kept().as_str()))
+        .collect();
+    if open.is_empty() { Ok("closed".to_owned()) } else { Err(open.join(", ")) }
 }
 
 /// A generation is in force, whatever became of attempts to replace it; those are told too.

@@ -14,17 +14,21 @@ use axum::extract::connect_info::ConnectInfo;
 use futures_util::FutureExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::domain::{Failure, OF_THE_SERVER};
 
 use super::access::Names;
 use super::auth::Certificate;
 use super::caller::Peer;
 use super::doorstep::{Doorstep, Guest};
-use super::{Settings, Tls, proxy};
+use super::router::fresh_request_id;
+use super::{Settings, Tls, proxy, refusal};
 
 /// Pause after a failed accept: long enough for a descriptor to come free, short enough not to be felt.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -38,11 +42,17 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 /// A peer that neither acknowledges nor answers the kernel's probes is gone after about `dead_after`: so many probes.
 const PROBES: u32 = 4;
 
+/// Peers that are told at the same time that there is no place for them; beyond, the socket is closed without a word.
+const MOST_TURNED_AWAY: usize = 32;
+
+/// How long telling one may take.
+const TURNING_AWAY: Duration = Duration::from_secs(1);
+
 /// How a door of the server is kept.
 #[derive(Debug, Clone)]
 pub struct Door {
-    /// Bounds.
-    pub settings: Arc<Settings>,
+    /// Bounds; a reload changes them for those who come after it.
+    pub settings: Arc<ArcSwap<Settings>>,
     /// Whose plain text is listened to.
     pub names: Arc<ArcSwap<Names>>,
     /// TLS, where it is spoken.
@@ -76,7 +86,8 @@ impl Bound {
     /// Serves until `stop`; connections already open live on. Owned by the server; the tasks of the connections are
     /// the tracker's.
     pub async fn serve(self, router: Router, door: Door, tracker: TaskTracker, stop: CancellationToken) {
-        let step = Doorstep::new(door.settings.max_connections, door.settings.max_unauthenticated);
+        let step = Arc::new(Doorstep::default());
+        let farewells = Arc::new(Semaphore::new(MOST_TURNED_AWAY));
         let mut shortage = Shortage::new();
         for number in 0.. {
             let accepted = tokio::select! {
@@ -91,15 +102,25 @@ impl Bound {
                     continue;
                 }
             };
-            let Some(guest) = step.arrive(number) else {
+            let bounds = door.settings.load();
+            let Some(guest) = step.arrive(number, bounds.max_connections, bounds.max_unauthenticated) else {
                 ::metrics::counter!("execgate_connections_refused_total", "why" => "full").increment(1);
                 tracing::debug!(%peer, "no place for another connection");
+                if let Ok(permit) = farewells.clone().try_acquire_owned() {
+                    let door = door.clone();
+                    tracker.spawn(async move {
+                        // Whoever is slow to hear it has heard enough.
+                        let _ = timeout(TURNING_AWAY, door.turn_away(socket, peer)).await;
+                        drop(permit);
+                    });
+                }
                 continue;
             };
-            let (router, door) = (router.clone(), door.clone());
+            drop(bounds);
+            let (router, door, stop) = (router.clone(), door.clone(), stop.clone());
             tracker.spawn(async move {
                 tokio::select! {
-                    () = door.converse(socket, peer, router, guest.clone()) => {}
+                    () = door.converse(socket, peer, router, guest.clone(), &stop) => {}
                     () = guest.shown_out() => tracing::debug!(%peer, "shown out: too many have not said who they are"),
                 }
             });
@@ -145,25 +166,58 @@ fn reserve() -> Option<std::fs::File> {
 
 impl Door {
     /// Speaks with one peer until it is upgraded, done or late.
-    async fn converse(&self, socket: TcpStream, peer: SocketAddr, router: Router, guest: Guest) {
+    async fn converse(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        router: Router,
+        guest: Guest,
+        stop: &CancellationToken,
+    ) {
         let router = router.layer(axum::Extension(ConnectInfo(peer))).layer(axum::Extension(guest));
-        let settings = &self.settings;
-        if timeout(settings.first_byte, socket.readable()).await.is_err() || !self.may_speak_plainly(peer) {
+        let settings = &*self.settings.load_full();
+        // A server that shuts down waits for nobody who has asked for nothing.
+        let spoke = stop.run_until_cancelled(timeout(settings.first_byte, socket.readable())).await;
+        if !matches!(spoke, Some(Ok(_))) || !self.may_speak_plainly(peer) {
             return;
         }
         tune(&socket, settings);
         let Some(tls) = &self.tls else {
-            return speak(socket, peer, self.peer(None), router, settings).await;
+            return speak(socket, peer, self.peer(None), router, settings, stop).await;
         };
-        match timeout(settings.handshake, tls.acceptor().accept(socket)).await {
-            Ok(Ok(stream)) => {
+        let shaken = timeout(settings.handshake, tls.acceptor().accept(socket));
+        match stop.run_until_cancelled(shaken).await {
+            None => {}
+            Some(Ok(Ok(stream))) => {
                 let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let certificate = shown.and_then(|der| Certificate::read(der)).map(Arc::new);
-                speak(stream, peer, self.peer(certificate), router, settings).await;
+                speak(stream, peer, self.peer(certificate), router, settings, stop).await;
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
-            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
+            Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "no TLS handshake"),
+            Some(Err(_)) => tracing::debug!(%peer, "the TLS handshake took too long"),
         }
+    }
+
+    /// Tells a peer there is no place for that it is so, once it has asked for something: 503 with Retry-After. Without
+    /// that it would see a reset, and take the server for broken.
+    async fn turn_away(&self, socket: TcpStream, peer: SocketAddr) {
+        if !self.may_speak_plainly(peer) {
+            return;
+        }
+        let most = self.settings.load().max_connections;
+        let full = Failure::LimitExceeded {
+            limit: format!("connections {OF_THE_SERVER}"),
+            value: u64::try_from(most).unwrap_or(u64::MAX),
+        };
+        let answer = refusal::raw(&full, &fresh_request_id());
+        // A peer that is gone needs no answer.
+        let _ = match &self.tls {
+            None => say(socket, &answer).await,
+            Some(tls) => match tls.acceptor().accept(socket).await {
+                Ok(stream) => say(stream, &answer).await,
+                Err(error) => Err(error),
+            },
+        };
     }
 
     fn peer(&self, certificate: Option<Arc<Certificate>>) -> Peer {
@@ -183,20 +237,46 @@ impl Door {
     }
 }
 
-/// Speaks HTTP on a socket or within TLS.
-async fn speak<S>(stream: S, peer: SocketAddr, known: Peer, router: Router, settings: &Settings)
-where
+/// Answers whatever is asked by this, and reads on to the end: closing over unread bytes would reset the socket, and the
+/// reset overtake the answer.
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &str) -> std::io::Result<()> {
+    let mut asked = [0; 4096];
+    if stream.read(&mut asked).await? == 0 {
+        return Ok(());
+    }
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut asked).await? > 0 {}
+    Ok(())
+}
+
+/// Speaks HTTP on a socket or within TLS. Once the server stops, a connection that is kept alive between two requests ends.
+async fn speak<S>(
+    stream: S,
+    peer: SocketAddr,
+    known: Peer,
+    router: Router,
+    settings: &Settings,
+    stop: &CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = router.layer(axum::Extension(known));
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.headers)
         .max_buf_size(settings.max_header_bytes)
         .max_headers(settings.max_headers)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "connection ended");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ::metrics::gauge;
+use ::metrics::{counter, gauge};
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -57,11 +57,14 @@ fn look(core: &Core) {
     let (sessions, jobs) = core.rooms.slots.held();
     gauge!("execgate_slots_sessions").set(sessions);
     gauge!("execgate_slots_jobs").set(jobs);
-    gauge!("execgate_breaker_open", "breaker" => "spawn").set(yes(!core.rooms.breaker.is_closed()));
-    gauge!("execgate_breaker_open", "breaker" => "audit").set(yes(core.rooms.audit.health().is_err()));
+    for breaker in [&core.rooms.breaker, &core.rooms.audit_breaker] {
+        gauge!("execgate_breaker_open", "breaker" => breaker.kept().as_str()).set(yes(!breaker.is_closed()));
+    }
     gauge!("execgate_warden_up").set(yes(!core.rooms.warden.is_gone()));
     gauge!("execgate_policy_generation").set(core.rooms.policies.generation() as f64);
     gauge!("execgate_audit_ok").set(yes(core.rooms.audit.health().is_ok()));
+    gauge!("execgate_audit_queue_lines").set(core.rooms.audit.waiting() as f64);
+    counter!("execgate_audit_lost_total").absolute(core.rooms.audit.lost());
     gauge!("execgate_draining").set(yes(core.is_leaving()));
     let memory = &core.memory;
     gauge!("execgate_resident_bytes").set(memory.resident.load(Ordering::Relaxed) as f64);

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
@@ -164,13 +164,14 @@ impl Reader {
     }
 
     async fn text(&mut self, text: &str) -> Result<(), Close> {
+        let since = Instant::now();
         match rpc::decode(text, &rpc::Limits::default()) {
             Incoming::Refused(failure) => {
                 let answer = rpc::error(None, &failure, &fresh_request_id());
                 self.send(Out::text(answer)).await
             }
             Incoming::Single(entry) => {
-                let begun = self.begin(entry);
+                let begun = self.begin(entry, since);
                 self.flight.push(Box::pin(async move {
                     let (id, reply) = begun.await;
                     Done { requests: 1, ids: id.into_iter().collect(), out: reply.into_out() }
@@ -178,7 +179,7 @@ impl Reader {
                 Ok(())
             }
             Incoming::Batch(entries) => {
-                let begun: Vec<_> = entries.into_iter().map(|entry| self.begin(entry)).collect();
+                let begun: Vec<_> = entries.into_iter().map(|entry| self.begin(entry, since)).collect();
                 let requests = begun.len();
                 self.flight.push(Box::pin(async move {
                     let replies = join_all(begun).await;
@@ -191,7 +192,7 @@ impl Reader {
     }
 
     /// Begins one request: the future that answers it, with the id to free afterwards.
-    fn begin(&mut self, entry: Entry) -> BoxFuture<'static, (Option<Id>, Reply)> {
+    fn begin(&mut self, entry: Entry, since: Instant) -> BoxFuture<'static, (Option<Id>, Reply)> {
         let request = fresh_request_id();
         self.outstanding += 1;
         let call = entry.and_then(|call| match self.admit(&call) {
@@ -201,11 +202,12 @@ impl Reader {
         match call {
             Ok(Call { id, method }) => {
                 let held = id.clone();
-                let answering = dispatch::answer(self.connection.clone(), id, method, request);
+                let answering = dispatch::answer(self.connection.clone(), id, method, request, since);
                 Box::pin(async move { (held, answering.await) })
             }
             Err(Rejected { id, failure }) => {
                 let reply = Reply::error(id.as_ref(), &failure, &request);
+                dispatch::time_refusal(&failure, since);
                 Box::pin(async move { (None, reply) })
             }
         }

@@ -13,14 +13,15 @@ use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::RequestId;
-use crate::session::{Core, Pressure};
+use crate::domain::{Failure, RequestId};
+use crate::session::{Core, MEMORY_RETRY, Pressure};
 
 use super::access::{self, Names};
 use super::caller::Peer;
 use super::health::{self, Health, Pulse};
 use super::metrics::{self, Render};
-use super::{Access, Settings, exec, proxy, tickets, upgrade};
+use super::refusal::refused;
+use super::{Access, Crowd, Settings, exec, proxy, tickets, upgrade};
 
 /// The header that names a request (conventional).
 const REQUEST_ID: &str = "x-request-id";
@@ -30,8 +31,10 @@ const REQUEST_ID: &str = "x-request-id";
 pub struct Gateway {
     /// Sessions and jobs.
     pub core: Arc<Core>,
-    /// Bounds and names.
-    pub settings: Arc<Settings>,
+    /// Bounds; a reload changes them for connections that come after it.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Connections, by tenant.
+    pub crowd: Arc<Crowd>,
     /// Who may connect.
     pub access: Arc<Access>,
     /// Which names are answered to.
@@ -104,13 +107,14 @@ async fn at_the_door(
     let names = if by_admin_door { Arc::new(Names { loopback: true, ..Names::default() }) } else { names };
     let mut response = match access::check(request.headers(), request.uri(), &names) {
         Ok(()) if gateway.core.admitting().is_err() && path.starts_with("/v1/") => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down; try another, or later")
+            refused(&Failure::Draining, &id)
         }
         Ok(()) if gateway.core.memory.pressure() == Pressure::NoConnections && path.starts_with("/v1/") => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is short of memory; try again later")
+            let what = "the gateway is short of memory".to_owned();
+            refused(&Failure::Unavailable { what, retry_after: MEMORY_RETRY }, &id)
         }
         Ok(()) => next.run(request).await,
-        Err(refused) => text(refused.status, &refused.message),
+        Err(turned_away) => text(turned_away.status, &turned_away.message),
     };
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);

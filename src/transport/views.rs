@@ -41,13 +41,14 @@ pub(super) fn session(session: &Session) -> SessionView<'_> {
 
 pub(super) fn server_info(on: &Connection) -> Value {
     let settings = &on.settings;
+    let most = on.core.ceilings.load();
     let limits = [
         ("message_bytes", settings.max_message as u64),
         ("payload_bytes", crate::rpc::frame::MAX_PAYLOAD as u64),
         ("outstanding", settings.max_outstanding as u64),
         ("requests_per_second", settings.requests_per_second.into()),
-        ("sessions", on.core.settings.max_sessions.into()),
-        ("jobs", on.core.settings.max_jobs.into()),
+        ("sessions", most.sessions.into()),
+        ("jobs", most.jobs.into()),
         ("command_bytes", method::MAX_COMMAND_BYTES as u64),
         ("command_items", method::MAX_COMMAND_ITEMS as u64),
     ];

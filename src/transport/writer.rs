@@ -359,6 +359,7 @@ async fn guarded(
             done.map_err(|_| Ended::Gone)
         }
         () = sleep(connection.settings.stall), if impatient => {
+            ::metrics::counter!("execgate_viewers_stalled_total").increment(1);
             tracing::info!(connection = %connection.link.id(), "a viewer without a window stalled: ending the connection");
             Err(Ended::Stalled)
         }

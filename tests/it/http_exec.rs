@@ -190,7 +190,7 @@ fn an_execution_is_charged_and_counted_as_any_job() {
         let mut client = Client::connect(&gateway).await;
         let job = client.start(&["sleep", "1000"]).await;
         let mut refused = exec(&gateway, json!({"argv": ["true"]})).await;
-        assert_eq!((refused.status, refused.json().await["error"]["data"]["limit"].is_string()), (429, true));
+        assert_eq!((refused.status, refused.json().await["error"]["data"]["limit"].is_string()), (503, true));
         client.call("job.kill", json!({"job": job})).await.unwrap();
         assert_eq!(waited(&gateway, json!({"argv": ["true"]})).await["code"], 0);
         let sessions = || async { client_sessions(&gateway).await };

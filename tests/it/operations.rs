@@ -80,9 +80,9 @@ fn a_reload_brings_new_tokens_and_a_revoked_one_ends_its_session_within_5_s() {
 fn what_cannot_change_while_serving_is_named_and_refused() {
     let gateway = Gateway::with("");
     run(async {
-        reload(&gateway, "[limits]\njobs = 7\n[server]\nhosts = [\"new.example\"]\n", REFUSED);
+        reload(&gateway, "[streams]\nring = \"64KiB\"\n[server]\nhosts = [\"new.example\"]\n", REFUSED);
         assert!(
-            gateway.log().contains("limits.jobs") && gateway.log().contains("Nothing was changed"),
+            gateway.log().contains("streams.ring") && gateway.log().contains("Nothing was changed"),
             "{}",
             gateway.log()
         );
@@ -93,6 +93,44 @@ fn what_cannot_change_while_serving_is_named_and_refused() {
         );
         reload(&gateway, "[server]\nhosts = [\"new.example\"]\n[drain]\ngrace = \"1s\"\n", DONE);
         assert!(crate::transport::speak(&gateway, request).await.starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn limits_of_the_server_and_of_tenants_change_while_serving_and_end_nothing_that_runs() {
+    let tokens = token_table("ada", "acme", &[]) + &token_table("bob", "bolt", &[]);
+    let limited = |limits: &str| format!("{tokens}{limits}");
+    let gateway = Gateway::with(&limited(""));
+    run(async {
+        let mut ada = with_token(&gateway, "ada").await.unwrap();
+        let first = ada.start(&["sleep", "1000"]).await;
+        ada.start(&["sleep", "1000"]).await;
+        reload(&gateway, &limited("[tenant.acme.limits]\njobs = 1\nconnections = 1\n"), DONE);
+        assert_eq!(ada.refused("job.start", json!({"argv": ["true"]})).await, "limit_exceeded");
+        assert_eq!(refused(with_token(&gateway, "ada").await), 429);
+        assert_eq!(ada.call("job.get", json!({"job": first})).await.unwrap()["state"], "running");
+        let mut bob = with_token(&gateway, "bob").await.unwrap();
+        bob.start(&["true"]).await;
+        reload(&gateway, &limited("[tenant.acme.limits]\nwall = \"100ms\"\n"), DONE);
+        let job = ada.start(&["sleep", "1000"]).await;
+        assert_eq!(ada.event_of("job.closed", &job).await["reason"], "timeout");
+        reload(&gateway, &limited("[limits]\njobs = 2\nconnections = 3\nrequests_per_second = 1\n"), DONE);
+        let info = ada.call("server.info", json!({})).await.unwrap();
+        assert_eq!(info["limits"]["jobs"], 2, "{info}");
+        let error = ada.call("job.start", json!({"argv": ["true"]})).await.unwrap_err();
+        assert_eq!(error["data"]["limit"], "jobs of the server", "{error}");
+        let mut slow = with_token(&gateway, "ada").await.unwrap();
+        assert_eq!(refused(with_token(&gateway, "ada").await), 503);
+        for _ in 0..2 {
+            slow.call("server.info", json!({})).await.unwrap();
+        }
+        assert_eq!(
+            slow.refused("server.info", json!({})).await,
+            "rate_limited",
+            "a new connection has the new rate"
+        );
+        reload(&gateway, &limited("[limits]\njobs = 100000\n"), REFUSED);
+        assert!(gateway.log().contains("limits.jobs can be raised"), "{}", gateway.log());
     });
 }
 
@@ -193,6 +231,29 @@ fn sigterm_without_jobs_closes_with_1012_and_exits_0_at_once() {
     assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
     eprintln!("SIGTERM to exit without jobs: {:?}", took.elapsed());
     assert!(took.elapsed() < Duration::from_secs(2), "{:?}", took.elapsed());
+}
+
+#[test]
+fn sigterm_waits_for_no_connection_that_asks_for_nothing() {
+    let mut gateway = Gateway::start();
+    let sockets = run(async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        // One that said nothing, and one that is kept alive between two requests.
+        let silent = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+        let mut idle = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1024];
+        let got = idle.read(&mut answer).await.unwrap();
+        assert!(answer[..got].starts_with(b"HTTP/1.1 200"));
+        (silent, idle)
+    });
+    let since = Instant::now();
+    gateway.signal(Signal::SIGTERM);
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    let took = since.elapsed();
+    assert!(!gateway.log().contains("did not end in time"), "{}", gateway.log());
+    assert!(took < Duration::from_millis(1500), "it waited for them: {took:?}");
+    drop(sockets);
 }
 
 #[test]
@@ -320,15 +381,23 @@ fn exported(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_documented_table_of_metrics_is_what_is_exported() {
-    let gateway = Gateway::with("[server]\nadmin_listen = \"127.0.0.1:0\"\n");
+    let config = "[server]\nadmin_listen = \"127.0.0.1:0\"\n[limits]\nsessions = 2\n";
+    let gateway = Gateway::with(config);
     let text = run(async {
         let mut client = Client::connect(&gateway).await;
+        client.call("session.open", json!({})).await.unwrap();
         let job = client.start(&["echo", "x"]).await;
         client.event_of("job.closed", &job).await;
         client.refused("job.start", json!({"argv": ["mount"]})).await;
         client.refused("job.start", json!({"argv": ["/no/such/program"]})).await;
+        assert_eq!(client.refused("session.open", json!({})).await, "limit_exceeded");
+        let ringed = json!({"argv": ["head", "-c", "1000000", "/dev/zero"], "output": {"overflow": "ring"}, "view": false});
+        let started = client.call("job.start", ringed).await.unwrap();
+        client.event_of("job.closed", started["job"].as_str().unwrap()).await;
+        client.call("job.attach", json!({"job": started["job"], "from": {"stdout": 0}})).await.unwrap();
+        client.event("job.gap").await;
         refused(with_token(&gateway, "wrong").await);
-        reload(&gateway, "[server]\nadmin_listen = \"127.0.0.1:0\"\n", DONE);
+        reload(&gateway, config, DONE);
         answer(&gateway, "/metrics", &format!("Authorization: Bearer {}\r\n", gateway.token())).await
     });
     let found = exported(&text);

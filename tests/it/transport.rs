@@ -117,7 +117,8 @@ fn a_request_that_is_no_upgrade_is_answered_without_panic() {
             ("\0\0\0\0".to_owned(), "HTTP/1.1 400"),
         ] {
             let answer = speak(&gateway, &request).await;
-            assert!(answer.starts_with(expected), "{request:?}: {answer:?}");
+            let fits = if expected.is_empty() { answer.is_empty() } else { answer.starts_with(expected) };
+            assert!(fits, "{request:?}: {answer:?}");
         }
         assert_eq!(get(&gateway, "/livez").await.0, 200);
     });

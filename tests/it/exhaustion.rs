@@ -1,0 +1,199 @@
+//! Exhaustion and internal faults: what runs out or breaks within the gateway itself, one test a line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::authentication::{token_table, with_token};
+use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+use crate::transport::get;
+
+/// A file system of so many bytes; unmounted on drop. `None` where we may not mount.
+struct Small {
+    directory: tempfile::TempDir,
+}
+
+impl Small {
+    fn mount(size: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted = nix::mount::mount(
+            Some("none"),
+            directory.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            Some(options.as_str()),
+        );
+        if mounted.is_err() {
+            eprintln!("NOTE: NOT SHOWN HERE: a full disk is a small tmpfs, and we may not mount one");
+            return None;
+        }
+        Some(Self { directory })
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Takes all that is free.
+    fn fill(&self) -> PathBuf {
+        use std::io::Write as _;
+        let filler = self.path().join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 1024]).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+        filler
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.directory.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_decision_log_refuses_opens_the_breaker_only_for_two_tenants_and_is_over_by_itself() {
+    let Some(small) = Small::mount("256k") else { return };
+    let tokens = token_table("ada", "acme", &["admin"]) + &token_table("bob", "bolt", &[]);
+    let log = small.path().join("decisions");
+    let gateway = Gateway::with(&format!(
+        "{tokens}[audit]\npath = {log:?}\n[breaker]\nrest = \"500ms\"\nwindow = \"1m\"\n"
+    ));
+    run(async {
+        let mut ada = with_token(&gateway, "ada").await.unwrap();
+        let mut bob = with_token(&gateway, "bob").await.unwrap();
+        let session = |opened: serde_json::Value| opened["session"].clone();
+        let (of_ada, of_bob) = (
+            session(ada.call("session.open", json!({})).await.unwrap()),
+            session(bob.call("session.open", json!({})).await.unwrap()),
+        );
+        let running =
+            ada.call("job.start", json!({"argv": ["sleep", "1000"], "session": of_ada})).await.unwrap();
+        let filler = small.fill();
+        let breaker = async |gateway: &Gateway| {
+            let request = "Authorization: Bearer ada\r\n";
+            crate::authentication::answer(gateway, "/readyz", request).await.contains("audit: open")
+        };
+        let start = |of: &serde_json::Value| json!({"argv": ["true"], "session": of});
+        // The first lines are taken: that the disk is full is found out by writing.
+        let mut refusals = 0;
+        let since = std::time::Instant::now();
+        while refusals < 20 {
+            assert!(since.elapsed() < PATIENCE, "a full disk refuses nothing");
+            if let Err(error) = ada.call("job.start", start(&of_ada)).await {
+                assert_eq!(error["data"]["kind"], "unavailable", "{error}");
+                assert!(error["data"]["retry_after_ms"].is_number(), "{error}");
+                refusals += 1;
+            }
+        }
+        assert!(!breaker(&gateway).await, "one tenant alone opened it");
+        // The log looks whether it can write again by writing, so one or the other line may be taken meanwhile.
+        let since = std::time::Instant::now();
+        loop {
+            assert!(since.elapsed() < PATIENCE, "two tenants did not open it");
+            if let Err(error) = bob.call("job.start", start(&of_bob)).await {
+                assert!(error["message"].as_str().unwrap().contains("decision log"), "{error}");
+                if breaker(&gateway).await {
+                    break;
+                }
+            }
+        }
+        let state = ada.call("job.get", json!({"job": running["job"]})).await.unwrap();
+        assert_eq!(state["state"], "running", "what runs goes on");
+        std::fs::remove_file(filler).unwrap();
+        let since = std::time::Instant::now();
+        while bob.call("job.start", start(&of_bob)).await.is_err() {
+            assert!(since.elapsed() < PATIENCE, "it never recovered");
+        }
+        assert!(!breaker(&gateway).await, "a real success closes it");
+    });
+}
+
+#[test]
+fn a_full_disk_under_the_decision_log_counts_the_loss_when_told_to_drop() {
+    let Some(small) = Small::mount("256k") else { return };
+    let log = small.path().join("decisions");
+    let gateway = Gateway::with(&format!("[audit]\npath = {log:?}\noverflow = \"drop\"\n"));
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        client.start(&["true"]).await;
+        small.fill();
+        let since = std::time::Instant::now();
+        loop {
+            client.start(&["true"]).await;
+            let (_, metrics) = get(&gateway, "/metrics").await;
+            let lost = metrics.lines().find_map(|line| line.strip_prefix("execgate_audit_lost_total "));
+            if lost.unwrap().parse::<u64>().unwrap() > 0 {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "nothing was counted as lost");
+        }
+    });
+}
+
+/// Bounds the address space of a process to so much more than it has; `None` lifts the bound.
+fn bound_memory(pid: i32, more: Option<u64>) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let size = line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024;
+    let soft = more.map(|more| size + more);
+    let limit = rustix::process::Rlimit { current: soft, maximum: None };
+    rustix::process::prlimit(rustix::process::Pid::from_raw(pid), rustix::process::Resource::As, limit)
+        .unwrap();
+}
+
+fn runtime_threads(pid: i32) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let name =
+        |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+    threads.map(name).filter(|name| name.starts_with("tokio")).count()
+}
+
+#[test]
+fn a_task_that_panics_when_the_kernel_gives_no_memory_ends_its_session_alone_and_is_counted() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut other = Client::connect(&gateway).await;
+        let bystander = other.start(&["sleep", "1000"]).await;
+        let mut client = Client::connect(&gateway).await;
+        let doomed = client.start(&["sleep", "1000"]).await;
+        // Reading a script takes a thread, a thread takes a stack, and a stack is more than there is. The threads that
+        // were there for other work end by themselves after a while without any.
+        let workers = std::thread::available_parallelism().unwrap().get();
+        eventually(PATIENCE, "only the workers are left", || runtime_threads(gateway.pid()) <= workers);
+        bound_memory(gateway.pid(), Some(64 << 10));
+        client.send("job.start", json!({"argv": ["sh", "-c", "true"]})).await;
+        let closed = client.event("session.closed").await;
+        bound_memory(gateway.pid(), None);
+        assert_eq!(closed["reason"], "server_fault", "{closed}");
+        eventually(PATIENCE, "its tree is gone, and no other", || gateway.survivors().len() == 1);
+        assert_eq!(other.call("job.get", json!({"job": bystander})).await.unwrap()["state"], "running");
+        let state = client.call("job.get", json!({"job": doomed})).await.unwrap();
+        assert_eq!(
+            (&state["state"], &state["reason"]),
+            (&json!("closed"), &json!("server_fault")),
+            "{state}"
+        );
+        client.start(&["sh", "-c", "true"]).await;
+        let (_, metrics) = get(&gateway, "/metrics").await;
+        assert!(metrics.contains("execgate_task_panics_total 1"), "{metrics}");
+    });
+}
+
+#[test]
+fn a_gateway_that_aborts_takes_every_tree_along() {
+    let mut gateway = Gateway::start();
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        client.sh("trap '' TERM HUP; setsid sleep 1000 & sleep 1000").await;
+        eventually(PATIENCE, "they run", || gateway.survivors().len() >= 2);
+    });
+    gateway.signal(Signal::SIGABRT);
+    gateway.ended(PATIENCE);
+    let took = eventually(PATIENCE, "nobody is left", || gateway.survivors().is_empty());
+    eprintln!("abort to nobody left: {took:?}");
+    assert!(!proc::is_alive(gateway.warden) || took < Duration::from_secs(5));
+}

@@ -1,0 +1,190 @@
+//! More than there is room for: typed, told when to come back, and no tenant at the cost of another.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::authentication::{refused, token_table, with_token};
+use crate::support::http::Exchange;
+use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::transport::speak;
+
+/// No policy in the way, so that the ceilings of the core are what is met.
+const OPEN: &str = "[policy.commands]\nmodule = \"builtin:command-rules\"\nsettings = { preset = \"unrestricted\" }\n\
+    [policy.quota]\nmodule = \"builtin:session-quota\"\nsettings = { sessions = { subject = 1000 }, jobs = { subject = 1000 } }\n";
+
+/// The error within a typed refusal by HTTP, which must say when to come back.
+fn typed(answer: &str, status: u16) -> Value {
+    let (head, body) = answer.split_once("\r\n\r\n").or_else(|| answer.split_once("\n\n")).unwrap();
+    let head = head.to_ascii_lowercase();
+    assert!(head.starts_with(&format!("http/1.1 {status}")), "{answer}");
+    assert!(head.contains("retry-after: "), "{answer}");
+    let body: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"));
+    body["error"]["data"].clone()
+}
+
+#[test]
+fn a_server_full_of_connections_answers_503_with_retry_after() {
+    let gateway = Gateway::with("[limits]\nconnections = 2\n");
+    run(async {
+        let first = Client::connect(&gateway).await;
+        let _second = Client::connect(&gateway).await;
+        let authorized = format!("Authorization: Bearer {}\r\n", gateway.token());
+        for request in [
+            format!("GET /v1/ws HTTP/1.1\r\nHost: localhost\r\n{authorized}\r\n"),
+            format!(
+                "POST /v1/exec HTTP/1.1\r\nHost: localhost\r\n{authorized}Content-Length: 17\r\n\r\n{{\"argv\":[\"true\"]}}"
+            ),
+        ] {
+            let data = typed(&speak(&gateway, &request).await, 503);
+            assert_eq!(
+                (&data["kind"], &data["limit"], &data["value"]),
+                (&json!("limit_exceeded"), &json!("connections of the server"), &json!(2))
+            );
+        }
+        assert_eq!(refused(Client::with(&gateway, &[]).await), 503, "and so for a WebSocket");
+        drop(first);
+        let since = Instant::now();
+        while Client::with(&gateway, &[]).await.is_err() {
+            assert!(since.elapsed() < PATIENCE, "the place never came back");
+        }
+    });
+}
+
+#[test]
+fn peers_that_are_turned_away_and_stay_hold_nothing_for_long() {
+    let gateway = Gateway::with("[limits]\nconnections = 1\n");
+    run(async {
+        let _one = Client::connect(&gateway).await;
+        let before = crate::support::proc::descriptors(gateway.pid());
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(tokio::net::TcpStream::connect(gateway.address()).await.unwrap());
+        }
+        eventually(PATIENCE, "the gateway has let go of all", || {
+            crate::support::proc::descriptors(gateway.pid()) <= before
+        });
+    });
+}
+
+#[test]
+fn a_server_full_of_jobs_answers_an_execution_with_503_and_retry_after() {
+    let gateway = Gateway::with("[limits]\njobs = 1\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["sleep", "1000"]).await;
+        let full = Exchange::post(&gateway, "/v1/exec", "{\"argv\":[\"true\"]}").await;
+        assert_eq!(full.status, 503, "{}", full.head);
+        assert!(full.head.contains("retry-after: 1"), "{}", full.head);
+        let error = client.call("job.start", json!({"argv": ["true"]})).await.unwrap_err();
+        assert_eq!(
+            (&error["data"]["kind"], &error["data"]["limit"]),
+            (&json!("limit_exceeded"), &json!("jobs of the server"))
+        );
+        client.call("job.kill", json!({"job": job})).await.unwrap();
+        assert_eq!(Exchange::post(&gateway, "/v1/exec", "{\"argv\":[\"true\"]}").await.status, 200);
+    });
+}
+
+#[test]
+fn a_repeat_under_its_key_finds_its_job_though_the_server_is_full() {
+    let gateway = Gateway::with("[limits]\njobs = 1\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let start = json!({"argv": ["sleep", "1000"], "key": "once"});
+        let first = client.call("job.start", start.clone()).await.unwrap();
+        assert_eq!(client.call("job.start", start).await.unwrap()["job"], first["job"]);
+        assert_eq!(client.refused("job.start", json!({"argv": ["true"]})).await, "limit_exceeded");
+    });
+}
+
+#[test]
+fn a_tenants_connections_have_a_ceiling_and_another_tenant_gets_in() {
+    let tokens = token_table("ada", "acme", &[]) + &token_table("bob", "bolt", &[]);
+    let gateway = Gateway::with(&format!("{tokens}[tenant.acme.limits]\nconnections = 1\n"));
+    run(async {
+        let ada = with_token(&gateway, "ada").await.unwrap();
+        assert_eq!(refused(with_token(&gateway, "ada").await), 429);
+        let body = "{\"argv\":[\"true\"]}";
+        let beyond =
+            Exchange::send(&gateway, "POST", "/v1/exec", "Authorization: Bearer ada\r\n", body).await;
+        assert_eq!(beyond.status, 429, "{}", beyond.head);
+        assert!(beyond.head.contains("retry-after: 1"), "{}", beyond.head);
+        let mut bob = with_token(&gateway, "bob").await.unwrap();
+        bob.start(&["true"]).await;
+        drop(ada);
+        let since = Instant::now();
+        while with_token(&gateway, "ada").await.is_err() {
+            assert!(since.elapsed() < PATIENCE, "the place never came back");
+        }
+    });
+}
+
+/// Keeps so many starts of a shell in flight until told to stop; gives how long each took.
+async fn flood(gateway: &Gateway, token: &str, stop: &tokio::sync::Notify) -> Vec<Duration> {
+    let mut client = with_token(gateway, token).await.unwrap();
+    let (mut flight, mut times) = (HashMap::new(), Vec::new());
+    let start = json!({"argv": ["sh", "-c", "true"], "view": false});
+    loop {
+        while flight.len() < 64 {
+            flight.insert(client.send("job.start", start.clone()).await, Instant::now());
+        }
+        tokio::select! {
+            () = stop.notified() => return times,
+            message = client.next() => {
+                let message = message.expect("the connection lives");
+                if let Some(since) = message["id"].as_u64().and_then(|id| flight.remove(&id)) {
+                    assert!(message["error"].is_null(), "{message}");
+                    times.push(since.elapsed());
+                }
+            }
+        }
+    }
+}
+
+fn percentile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
+#[test]
+fn a_tenant_that_floods_waits_for_itself_and_another_is_served_in_its_turn() {
+    const FLOODERS: usize = 3;
+    let tokens = token_table("ada", "acme", &[]) + &token_table("bob", "bolt", &[]);
+    let limits = "[limits]\njobs = 1000\nrequests_per_second = 100000\n";
+    let gateway = Gateway::with(&format!("{OPEN}{tokens}{limits}"));
+    run(async {
+        let mut bob = with_token(&gateway, "bob").await.unwrap();
+        let once = async |bob: &mut Client| {
+            let since = Instant::now();
+            bob.call("job.start", json!({"argv": ["sh", "-c", "true"], "view": false})).await.unwrap();
+            since.elapsed()
+        };
+        let mut alone = Vec::new();
+        for _ in 0..50 {
+            alone.push(once(&mut bob).await);
+        }
+        let stop = tokio::sync::Notify::new();
+        let flooding = futures_util::future::join_all((0..FLOODERS).map(|_| flood(&gateway, "ada", &stop)));
+        let serving = async {
+            let mut beside = Vec::new();
+            for _ in 0..50 {
+                beside.push(once(&mut bob).await);
+            }
+            stop.notify_waiters();
+            beside
+        };
+        let (theirs, mut beside) = tokio::join!(flooding, serving);
+        let mut theirs: Vec<_> = theirs.into_iter().flatten().collect();
+        let (flooder, median) = (percentile(&mut theirs, 50), percentile(&mut beside, 50));
+        eprintln!(
+            "a start of b: alone p50 {:?}, p99 {:?}; beside a flood of 192 in flight p50 {median:?}, p99 {:?}; of the flood p50 {flooder:?}",
+            percentile(&mut alone, 50),
+            percentile(&mut alone, 99),
+            percentile(&mut beside, 99)
+        );
+        // Served in order of arrival, b would wait behind as many of a as a itself does.
+        assert!(median * 4 < flooder, "b waits {median:?}, a {flooder:?}");
+    });
+}
