@@ -97,7 +97,7 @@ pub fn stalled_viewers(peer: Option<&str>) {
 
 /// S4: nine fast viewers of one job, with and without a stalled one. The two runs of a pair follow each other, the one or the
 /// other first in turn, and the median of the pairs' ratios counts: from one minute to the next a busy machine differs by more
-/// than what is looked for. A stalled viewer is waited for once, 16 ms, so a run must be long beside that.
+/// than what is looked for. A stalled viewer is waited for once, 40 ms, so a run must be long beside that.
 pub fn one_stalled_of_ten(bytes: u64, rounds: u64) {
     let gateway = Gateway::start("");
     let (mut alone, mut beside, mut ratios, mut lost) = (Vec::new(), Vec::new(), Vec::new(), 0);

@@ -261,8 +261,12 @@ impl Task {
             Request::Close { reason, word, reply } => self.close(reason, word, reply),
             Request::Disconnect(link) => self.disconnect(&link),
             Request::Started { job, asker } => match &self.tenure {
-                Tenure::Attached(owner) if owner.id() != asker => owner.tell(News::Follow(job)),
-                Tenure::Attached(_) | Tenure::Detached { .. } => {}
+                Tenure::Attached(owner) if owner.id() == asker => {}
+                Tenure::Attached(owner) => {
+                    job.output.expect_nobody();
+                    owner.tell(News::Follow(job));
+                }
+                Tenure::Detached { .. } => job.output.expect_nobody(),
             },
         }
     }
@@ -347,7 +351,11 @@ impl Task {
             return;
         }
         match self.card.detach {
-            Some(ttl) => self.tenure = Tenure::Detached { until: Instant::now() + ttl },
+            Some(ttl) => {
+                self.tenure = Tenure::Detached { until: Instant::now() + ttl };
+                let jobs = self.core.registry.jobs(&self.card.owner, Some(self.card.id));
+                jobs.iter().for_each(|job| job.output.expect_nobody());
+            }
             None => self.close(EndReason::Disconnect, "disconnect", None),
         }
         self.publish();

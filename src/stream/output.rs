@@ -23,9 +23,10 @@ use super::source::{PerSource, Plumbing, Source};
 /// Most bytes read at once: what a pipe holds, and what a viewer hands out at once. Larger keeps others from the lock.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// How long a job whose starter wants to view it may be held back until that view has come: it takes one wake-up of the
-/// starter's task, and an asker that is gone must not hold the job for ever.
-const SEATING: Duration = Duration::from_secs(1);
+/// How long a job whose starter wants to view it may be held back until that view has come. It takes one wake-up of the
+/// starter's task, and that nobody comes is [told](Output::expect_nobody); this is for what nobody thought of. Long beside
+/// any wake-up on a busy machine: once it is over, bytes are lost to the viewer.
+const SEATING: Duration = Duration::from_secs(30);
 
 /// What happens when a ring is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,6 +288,12 @@ impl Output {
     /// it has come, or [`SEATING`] is over.
     pub fn await_writer(&self) {
         self.lock().awaited = Some(Instant::now() + SEATING);
+    }
+
+    /// The write viewer that was awaited does not come: its connection is gone, or may only look on.
+    pub fn expect_nobody(&self) {
+        self.lock().awaited = None;
+        self.viewers_changed();
     }
 
     /// What it was granted.

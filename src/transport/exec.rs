@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::domain::{ConnectionId, Failure, Origin, RequestId, Transport};
 use crate::rpc::method::Exec;
 use crate::rpc::{self, Id, event, outcome};
-use crate::session::{Caller, Drain, Job, Link, SessionRequest};
+use crate::session::{Caller, Drain, Job, JobRequest, Link, SessionRequest};
 use crate::stream::{Plane as Cut, Stdin, StdinRefused, View, ViewKind, Viewer};
 
 use super::auth::{Identified, OnExpiry, Standing};
@@ -75,7 +75,7 @@ pub(super) async fn exec(
     let begun = async {
         let manner = manner(query.as_deref())?;
         let exec = rpc::decode_exec(&body, &rpc::Limits::default())?;
-        Execution::begin(&gateway, &caller, exec, ends).await.map(|execution| (manner, execution))
+        Execution::begin(&gateway, &caller, exec, manner, ends).await.map(|execution| (manner, execution))
     };
     match begun.await {
         Ok((manner, execution)) => execution.answer(manner),
@@ -132,7 +132,13 @@ impl Drop for Leash {
 }
 
 impl Execution {
-    async fn begin(gateway: &Gateway, caller: &Caller, exec: Exec, ends: Ends) -> Result<Self, Failure> {
+    async fn begin(
+        gateway: &Gateway,
+        caller: &Caller,
+        exec: Exec,
+        manner: Manner,
+        ends: Ends,
+    ) -> Result<Self, Failure> {
         let mut bits = [0; 16];
         getrandom::fill(&mut bits)
             .map_err(|e| Failure::Internal(format!("the kernel gave no randomness: {e}")))?;
@@ -140,7 +146,9 @@ impl Execution {
         let link = Link::new(ConnectionId::from_bits(u128::from_ne_bytes(bits)), wake.clone());
         let leash = Leash { link, gateway: gateway.clone() };
         let session = gateway.core.open(caller, SessionRequest::default(), &leash.link).await?.session;
-        let job = session.start(jobs::request(exec.start), &leash.link).await?;
+        // Where the rings are the answer, nobody views the job: it must not be held back for that.
+        let request = JobRequest { view: manner == Manner::Lines, ..jobs::request(exec.start) };
+        let job = session.start(request, &leash.link).await?;
         if let Some(stdin) = &job.stdin {
             gateway.tracker.spawn(feed(stdin.clone(), exec.stdin));
         }

@@ -247,3 +247,26 @@ fn a_viewer_is_woken_after_it_found_nothing() {
         assert_eq!(take_all(&mut viewer).len(), 1);
     }
 }
+
+#[test]
+fn a_writer_that_is_awaited_gets_every_byte_however_long_it_takes_to_come() {
+    let output = Output::new(terms(Overflow::Block, 4096));
+    output.await_writer();
+    assert_eq!(print(&output, Source::Stdout, 10_000), 4096);
+    // Somebody else who looks on is not the one.
+    let _observer = view(&output, ViewKind::Observe, None);
+    assert_eq!(print(&output, Source::Stdout, 10_000), 0);
+    let mut writer = view(&output, ViewKind::Write, None);
+    let got = take_all(&mut writer);
+    assert!(matches!(got.first(), Some((Item::Data { offset: 0, bytes: 4096, .. }, _))), "{got:?}");
+    assert_eq!(print(&output, Source::Stdout, 4096), 4096);
+}
+
+#[test]
+fn a_writer_that_does_not_come_holds_nothing_back_once_that_is_told() {
+    let output = Output::new(terms(Overflow::Block, 4096));
+    output.await_writer();
+    assert_eq!(print(&output, Source::Stdout, 10_000), 4096);
+    output.expect_nobody();
+    assert_eq!(print(&output, Source::Stdout, 10_000), 10_000);
+}
