@@ -144,7 +144,8 @@ async fn niceness_and_open_files_are_as_limited() {
     let script = "nice; ulimit -n; nice -n -1 true 2>/dev/null; ulimit -r -e 2>/dev/null";
     let (_job, _running, ends) = start_limited(&warden, limits, &["bash", "-c", script]).await;
     let said = output(ends.stdout).await;
-    assert!(said.starts_with(&format!("{}\n32\n", own + 5)), "{said}");
+    // The kernel knows no more than 19, and the tests may be nice themselves.
+    assert!(said.starts_with(&format!("{}\n32\n", (own + 5).min(19))), "{said}");
 }
 
 in_each_tier!(a_job_under_limits_leaves_no_group_behind, |warden| async move {
