@@ -128,7 +128,7 @@ impl Warden {
     pub async fn launch(settings: Settings) -> Result<Self, LaunchFailure> {
         let (ours, theirs) = link::pair(SocketFlags::NONBLOCK).map_err(std::io::Error::from)?;
         let exe = settings.exe.clone().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
-        let link = sys::async_fd(ours, Interest::READABLE | Interest::WRITABLE)?;
+        let link = sys::async_fd(ours, Interest::READABLE)?;
         let mut child = spawn::start_warden(&exe, theirs)?;
         match timeout(settings.launch, greet(&link, &settings)).await {
             Ok(Ok((containment, emergency))) => {
@@ -292,7 +292,7 @@ async fn greet(
     let hello = ToWarden::Hello(Box::new(hello(settings)));
     let too_long = || LaunchFailure::Unfit("the warden's settings are too long".to_owned());
     let bytes = proto::encode(&hello, MAX_MESSAGE).ok_or_else(too_long)?;
-    link.async_io(Interest::WRITABLE, |fd| Ok(link::send(fd.as_fd(), &bytes, &[])?)).await?;
+    link::send(link.get_ref().as_fd(), &bytes, &[]).map_err(std::io::Error::from)?;
     let mut scratch = link::scratch();
     let received =
         link.async_io(Interest::READABLE, |fd| Ok(link::receive(fd.as_fd(), &mut scratch)?)).await?;

@@ -279,7 +279,10 @@ impl Process {
         let often = self.closing.is_some() || self.strays.is_some();
         let often = often.then(|| Instant::now() + CLOSING_EVERY);
         let prune = self.ground.root.as_ref().and_then(|root| root.next_prune(LINGER));
-        let Some(at) = self.jobs.values().filter_map(Job::wake).chain(often).chain(prune).min() else {
+        let settled = self.next_leader();
+        let Some(at) =
+            self.jobs.values().filter_map(Job::wake).chain(often).chain(prune).chain(settled).min()
+        else {
             return EpollTimeout::NONE;
         };
         let rest = at.saturating_duration_since(Instant::now());

@@ -35,7 +35,8 @@ const EMERGENCY: Duration = Duration::from_secs(2);
 /// The profile that every job has.
 const BASE: &str = "base";
 
-/// How often it looks: the kernel's notice is lost when the group goes before it is sent.
+/// How often it looks where no notice may come: the kernel's is lost when the group goes before it is sent, and without
+/// a descriptor there is none.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How far a running job has come to its end.
@@ -179,9 +180,23 @@ impl Shared {
     /// Sends one request, waiting for room. Cancel safe: a packet goes whole or not at all.
     pub(super) async fn send(&self, request: &ToWarden, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let bytes = proto::encode(request, MAX_MESSAGE).ok_or(Errno::EMSGSIZE)?;
-        let send = |fd: &OwnedFd| Ok(link::send(fd.as_fd(), &bytes, fds)?);
-        let sent = self.link.async_io(Interest::WRITABLE, send).await;
-        sent.map_err(|e: io::Error| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        loop {
+            match link::send(self.link.get_ref().as_fd(), &bytes, fds) {
+                Ok(()) => return Ok(()),
+                Err(LinkErrno::AGAIN) => self.room().await,
+                Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+            }
+        }
+    }
+
+    /// Waits until the socket has room. By a descriptor of its own, for as long as somebody waits: every message that the
+    /// warden takes makes room, and would wake this process each time.
+    async fn room(&self) {
+        let own = self.link.get_ref().try_clone();
+        match own.and_then(|own| sys::async_fd(own, Interest::WRITABLE)) {
+            Ok(own) => drop(own.writable().await),
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
     }
 
     /// Asks for a kill: at once, or by the reading task as soon as the socket has room. Never waits.
@@ -332,12 +347,7 @@ pub(super) async fn read(shared: Arc<Shared>, mut child: Child, emergency: Optio
                     Err(End) => break,
                 }
             }
-            ready = shared.link.writable(), if urgent => {
-                let Ok(mut ready) = ready else { break };
-                if !send_urgent(&shared) {
-                    ready.clear_ready();
-                }
-            }
+            () = shared.room(), if urgent => send_urgent(&shared),
             () = shared.urgent.notified(), if !urgent => {}
         }
     }
@@ -361,13 +371,11 @@ fn receive_all(shared: &Shared, scratch: &mut [u8]) -> Result<(), End> {
     }
 }
 
-/// Sends kills that had to wait; false when the socket is full again.
-fn send_urgent(shared: &Shared) -> bool {
+/// Sends kills that had to wait, until the socket is full again.
+fn send_urgent(shared: &Shared) {
     let waiting = std::mem::take(&mut shared.table().urgent);
-    let mut left = waiting.into_iter().skip_while(|number| shared.try_kill(*number)).peekable();
-    let all = left.peek().is_none();
+    let left: Vec<u64> = waiting.into_iter().skip_while(|number| shared.try_kill(*number)).collect();
     shared.table().urgent.extend(left);
-    all
 }
 
 async fn end_everything(shared: &Shared, child: &mut Child, emergency: Option<Emergency>) {

@@ -63,6 +63,7 @@ impl Process {
                 job.deadline = None;
                 let started = FromWarden::Started { job: number, pid: job.leader.pid.as_raw() };
                 self.tell_with(&started, pidfds);
+                self.job_started();
             }
         }
     }
@@ -104,6 +105,7 @@ impl Process {
         }
         if job.phase == Phase::Running && job.failure.is_none() {
             self.tell(&FromWarden::Exited { job: number, status, breach });
+            self.job_exited();
         }
         self.finish_if_empty(number);
     }

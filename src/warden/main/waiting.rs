@@ -17,6 +17,9 @@ use crate::domain::SpawnStage;
 
 /// Leaders that wait at most: starts at the same moment that find one. Each costs a process of some hundred KiB.
 const MOST: usize = 4;
+/// How long none is made after a job has started and has not ended: a short one ends within, and would have to wait for
+/// the fork on a host with few processors.
+const SETTLE: Duration = Duration::from_millis(2);
 /// How long none is made after one could not be.
 const REST: Duration = Duration::from_secs(1);
 /// The group of their leaves. Whose they will be is not known, and a group cannot move; no tenant has this name.
@@ -29,8 +32,10 @@ pub(super) struct Waiting {
     made: u64,
     /// Until when more starts are expected.
     until: Option<Instant>,
-    /// Until when none is made.
+    /// Until when none is made, because one could not be.
     resting: Option<Instant>,
+    /// Until when none is made, because a job has just started.
+    settling: Option<Instant>,
 }
 
 impl Process {
@@ -49,12 +54,28 @@ impl Process {
         }
     }
 
+    /// A job's program runs.
+    pub(super) fn job_started(&mut self) {
+        self.waiting.settling = Some(Instant::now() + SETTLE);
+    }
+
+    /// A job's program has ended.
+    pub(super) fn job_exited(&mut self) {
+        self.waiting.settling = None;
+    }
+
+    /// When to ask again whether to fork one.
+    pub(super) fn next_leader(&self) -> Option<Instant> {
+        self.waiting.settling.filter(|at| self.waiting.numbers.len() < MOST && *at > Instant::now())
+    }
+
     /// Whether to fork one, once there is nothing else to do. Not while a start is under way: it would have to wait.
     pub(super) fn wants_leader(&self, now: Instant) -> bool {
         let wanted = self.closing.is_none()
             && self.waiting.numbers.len() < MOST
             && self.waiting.until.is_some_and(|until| now < until)
-            && self.waiting.resting.is_none_or(|until| until <= now);
+            && self.waiting.resting.is_none_or(|until| until <= now)
+            && self.waiting.settling.is_none_or(|until| until <= now);
         let starting = |job: &Job| match job.phase {
             Phase::Resolving | Phase::Parked | Phase::Starting => job.failure.is_none(),
             Phase::Waiting | Phase::Running => false,
