@@ -67,9 +67,9 @@ pub enum LaunchFailure {
 pub struct Prepare {
     /// The job's id; descendants are found by it where there are no groups (environment `EXECGATE_JOB`).
     pub job: JobId,
-    /// The tenant; jobs of one tenant share a group, but for those whose leader was forked ahead.
+    /// The tenant; jobs of one tenant share a group.
     pub tenant: String,
-    /// The session; as the tenant.
+    /// The session; jobs of one session share a group.
     pub session: SessionId,
     /// The program: a name to look for on the configured path, or a path relative to `cwd`. At most 4 096 bytes.
     pub program: String,

@@ -16,6 +16,7 @@ use super::super::proto::{
 };
 use super::super::spawn::{self, errno_of};
 use super::super::tree;
+use super::waiting::Session;
 use super::{MAX_NUMBER, Process, REQUESTS_A_TURN, Source, bounded, errno, fault};
 use crate::domain::{SignalTarget, SpawnStage};
 
@@ -76,27 +77,27 @@ impl Process {
         if wanted.job > MAX_NUMBER || self.jobs.contains_key(&wanted.job) {
             return self.complain("a job number out of range or in use");
         }
-        let (job, program) = (wanted.job, wanted.program.is_some());
+        let job = wanted.job;
         if let Err(failure) = self.engage(wanted) {
             self.tell(&FromWarden::Failed { job, failure });
         }
-        if program {
-            self.expect_more(Instant::now());
-        }
     }
 
-    /// Sends a leader out for this job: one that waits, or a new one. A probe always has a new one: it is to show that there
+    /// Sends a leader out for this job: one that waits for its session, or a new one. A probe always has a new one: it is to show that there
     /// can be one.
     fn engage(&mut self, wanted: PrepareJob) -> Result<(), WireFailure> {
         let owner = self.admit(&wanted)?.filter(|_| Uid::effective().is_root());
         let PrepareJob { job: number, name, tenant, session, program, cwd, identity, confine } = wanted;
-        let ahead = program.is_some();
+        let (session, is_probe) = (Session { tenant, session }, program.is_none());
         let errand = proto::encode(&Errand { program, cwd, identity, confine }, MAX_MESSAGE);
         let errand = errand.ok_or_else(|| WireFailure::new(SpawnStage::Exec, Errno::E2BIG, "errand"))?;
-        if !(ahead && self.send_waiting(number, &errand)) {
-            let job = self.fork_leader(number, &tenant, &session)?;
+        if is_probe || !self.send_waiting(number, &session, &errand) {
+            let job = self.fork_leader(number, &session)?;
             self.adopt(job);
             self.send_out(number, &errand);
+        }
+        if !is_probe {
+            self.expect_more(session, Instant::now());
         }
         if let Some(job) = self.jobs.get_mut(&number) {
             (job.name, job.owner) = (name, owner);
@@ -122,17 +123,12 @@ impl Process {
         }
     }
 
-    /// A leader in a fresh leaf of this group. What it made is gone again when it fails.
-    pub(super) fn fork_leader(
-        &mut self,
-        number: u64,
-        tenant: &str,
-        session: &str,
-    ) -> Result<Job, WireFailure> {
+    /// A leader in a fresh leaf of this session. What it made is gone again when it fails.
+    pub(super) fn fork_leader(&mut self, number: u64, session: &Session) -> Result<Job, WireFailure> {
         let leaf = match &mut self.ground.root {
             None => None,
             Some(root) => Some(
-                root.leaf(tenant, session)
+                root.leaf(&session.tenant, &session.session)
                     .map_err(|error| WireFailure::new(SpawnStage::Leaf, errno_of(&error), "leaf"))?,
             ),
         };

@@ -1,10 +1,10 @@
-//! Leaders forked ahead: few, nobody's, confined, and gone soon after the last start or with the warden.
+//! Leaders forked ahead: few, for one session, confined, and gone soon after the last start or with the warden.
 
 use super::*;
 use crate::support::{PATIENCE, eventually, proc};
 
-/// Leaders, or their keepers, that wait at most.
-const MOST: usize = 4;
+/// Leaders, or their keepers, that wait for one session at most.
+const MOST: usize = 2;
 
 /// The warden's children that are no job's.
 fn waiting(warden: &Warden) -> Vec<i32> {
@@ -12,7 +12,9 @@ fn waiting(warden: &Warden) -> Vec<i32> {
 }
 
 async fn warm(warden: &Warden) -> Vec<i32> {
-    start(warden, job_id(), &["true"]).await.0.emptied().await;
+    for _ in 0..2 {
+        start(warden, job_id(), &["true"]).await.0.emptied().await;
+    }
     eventually(PATIENCE, "leaders are forked ahead", || waiting(warden).len() == MOST);
     waiting(warden)
 }
@@ -20,6 +22,9 @@ async fn warm(warden: &Warden) -> Vec<i32> {
 in_each_tier!(few_wait_they_count_as_nothing_and_they_go, |warden| async move {
     assert_eq!(waiting(&warden), Vec::<i32>::new(), "none before the first start");
     let before = warden.census().await.unwrap();
+    start(&warden, job_id(), &["true"]).await.0.emptied().await;
+    warden.probe().await.unwrap();
+    assert_eq!(waiting(&warden), Vec::<i32>::new(), "none for a session of one command");
     warm(&warden).await;
     for _ in 0..20 {
         start(&warden, job_id(), &["true"]).await.0.emptied().await;
@@ -56,23 +61,40 @@ in_each_tier!(one_that_died_is_not_sent_out, |warden| async move {
     idle(&warden).await;
 });
 
+/// The cgroup2 group of a process.
+fn group(pid: i32) -> PathBuf {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().into()
+}
+
 #[tokio::test]
-async fn one_that_waits_is_confined_and_in_a_leaf_of_its_own() {
+async fn one_that_waits_is_confined_and_in_a_leaf_of_its_session() {
     let warden = launch(None).await;
     let theirs = warm(&warden).await;
-    let mut groups = Vec::new();
     for pid in &theirs {
         eventually(PATIENCE, "it is confined", || {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n")
         });
-        groups.push(fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap());
     }
-    if matches!(warden.containment().tier, Tier::A | Tier::APrime) {
-        groups.sort_unstable();
-        groups.dedup();
-        assert_eq!(groups.len(), MOST, "{groups:?}");
+    let groups: Vec<PathBuf> = theirs.iter().map(|pid| group(*pid)).collect();
+    let in_session =
+        |session| Prepare { session: SessionId::from_bits(session), ..wanted(job_id(), "sleep") };
+    let (stranger, _ends) = start_as(&warden, in_session(2), &["sleep", "1000"]).await.unwrap();
+    let (own, _ends) = start_as(&warden, in_session(1), &["sleep", "1000"]).await.unwrap();
+    if !matches!(warden.containment().tier, Tier::A | Tier::APrime) {
+        return;
     }
+    assert_ne!(groups[0], groups[1], "each has a leaf of its own");
+    assert_eq!(groups[0].parent(), groups[1].parent(), "in one session's group");
+    assert!(theirs.contains(&own.pid()) && groups.contains(&group(own.pid())));
+    assert!(!theirs.contains(&stranger.pid()), "another session's job must not get it");
+    assert_ne!(group(stranger.pid()).parent(), groups[0].parent());
+    assert_eq!(
+        group(stranger.pid()).ancestors().nth(2),
+        groups[0].ancestors().nth(2),
+        "it is of the same tenant"
+    );
 }
 
 #[tokio::test]
