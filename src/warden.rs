@@ -18,6 +18,7 @@
 
 mod advice;
 mod confine;
+mod delegated;
 mod handle;
 mod job;
 mod keeper;

@@ -2,7 +2,7 @@
 //!
 //! Names are server-made numbers that are never used again, because below a group that was ever written
 //! `cgroup.kill` every newborn dies at birth. An empty session or tenant group is removed soon after its last job,
-//! and its next use makes a new number. Knows cgroup2's core files only: no controllers.
+//! and its next use makes a new number. Controllers that our own group has are handed down to the leaves.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::PidfdFlags;
 
-use super::sys;
+use super::{delegated, sys};
 
 /// Longest contents read from one of a group's small files, bytes.
 const SMALL_FILE: usize = 4096;
@@ -77,6 +77,7 @@ impl Root {
         // Closed to others, who could hold the lock of a stale instance and so keep it from being swept.
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         let lock = lock(&path).ok_or_else(|| io::Error::from(Errno::EBUSY))?;
+        delegated::hand_down(&path)?;
         Ok(Self { path, _lock: lock, branches: HashMap::new(), made: 0 })
     }
 
@@ -97,7 +98,7 @@ impl Root {
         if !self.branches.contains_key(tenant) {
             let number = self.next();
             let path = self.path.join(number);
-            fs::create_dir(&path)?;
+            make(&path)?;
             self.branches.insert(tenant.to_owned(), Branch { path, twigs: HashMap::new() });
         }
         let made = self.make_leaf(tenant, session);
@@ -112,7 +113,7 @@ impl Root {
         let branch = self.branches.get_mut(tenant).ok_or(Errno::ENOENT)?;
         if !branch.twigs.contains_key(session) {
             let path = branch.path.join(twig_number);
-            fs::create_dir(&path)?;
+            make(&path)?;
             branch.twigs.insert(session.to_owned(), Twig { path, leaves: 0, idle: None });
         }
         let twig = branch.twigs.get_mut(session).ok_or(Errno::ENOENT)?;
@@ -281,13 +282,20 @@ impl Leaf {
     }
 }
 
+/// A group that hands down to its own what it has.
+fn make(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    delegated::hand_down(path).inspect_err(|_| drop(fs::remove_dir(path)))
+}
+
 /// Ends and removes instances beside ours whose warden is gone; `wait` is called between tries and says when to
 /// give up. Returns how many were found.
 pub(super) fn sweep(parent: &Path, mut wait: impl FnMut() -> bool) -> u32 {
     let Ok(entries) = fs::read_dir(parent) else { return 0 };
     let mut found = 0;
     for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("execgate-") {
+        let name = entry.file_name();
+        if name == delegated::SELF || !name.to_string_lossy().starts_with("execgate-") {
             continue;
         }
         // Who may not kill it may not hold its lock either, while another one could.
@@ -316,7 +324,7 @@ pub(super) fn put_down(group: &Path) {
 
 /// The members of a group and of those below it by pidfd: only those that are still listed after they were opened, so that
 /// a number that was reused in between is not taken for a member.
-fn hold(group: &Path) -> Vec<OwnedFd> {
+pub(super) fn hold(group: &Path) -> Vec<OwnedFd> {
     let listed = || {
         let mut members = Vec::new();
         collect_members(group, MAX_DEPTH, &mut members);

@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::leaf::Leaf;
+use super::leaf::{self, Leaf};
 use super::proto::{WireFailure, WireLimits};
 use super::spawn::errno_of;
 use super::sys;
@@ -316,26 +316,11 @@ fn sweep(parent: &Path) {
         }
         let Some(_lock) = lock(&entry.path()) else { continue };
         for group in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-            kill_members(&group.path());
+            for pidfd in leaf::hold(&group.path()) {
+                let _ = sys::signal_pidfd(pidfd.as_fd(), Signal::SIGKILL as i32);
+            }
         }
         remove(&entry.path());
-    }
-}
-
-/// Kills who is in a group: only those still listed once they are held, so that no stranger is taken for one.
-fn kill_members(group: &Path) {
-    let listed = || fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    let hold = |pid: &str| {
-        let number = rustix::process::Pid::from_raw(pid.parse().ok()?)?;
-        Some((
-            pid.to_owned(),
-            rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty()).ok()?,
-        ))
-    };
-    let held: Vec<_> = listed().lines().filter_map(hold).collect();
-    let still = listed();
-    for (_, pidfd) in held.iter().filter(|(pid, _)| still.lines().any(|line| line == pid)) {
-        let _ = sys::signal_pidfd(pidfd.as_fd(), Signal::SIGKILL as i32);
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid};
 use rustix::pipe::PipeFlags;
 
 use super::confine::{self, Base};
@@ -23,7 +23,7 @@ use super::proto::{Hello, WireContainment, WireTier};
 use super::settings::Identity;
 use super::spawn::{self, Leader};
 use super::sys::{self, Forked};
-use super::{advice, reap};
+use super::{advice, delegated, reap};
 use crate::domain::Tier;
 
 /// How long each step of the trial may take; a sound kernel needs a millisecond.
@@ -96,14 +96,16 @@ fn best(hello: &Hello, base: &Base, instance: &str) -> Result<Ground, String> {
 fn grouped(hello: &Hello, base: Option<&Base>, instance: &str) -> Result<Ground, String> {
     let read = |file| fs::read_to_string(file).map_err(|e| format!("{file}: {e}"));
     let own = leaf::own_group(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
+        .map(delegated::place)
         .ok_or("no cgroup2 hierarchy with a group of ours is mounted")?;
     let found = sweep(&own);
+    let both = [Pid::this(), Pid::parent()].map(Pid::as_raw);
+    let mut notes: Vec<String> = delegated::open(&own, &both).err().into_iter().collect();
     let mut root = (0..NAMES)
         .map(|n| Root::create(&own, &format!("{instance}{n:x}")))
         .find(|made| !matches!(made, Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32)))
         .ok_or("other instances that start at once keep taking ours for stale")?
         .map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
-    let mut notes = Vec::new();
     let tried = in_leaf(&mut root, try_leaf);
     let leaves = tried.and_then(|()| base.map_or(Ok(None), |base| who_leaves(hello, base, &mut root, &own)));
     let tier = match leaves {
@@ -254,7 +256,7 @@ fn who_leaves(hello: &Hello, base: &Base, root: &mut Root, own: &Path) -> Result
                 "more than {MAX_TRIED} identities are configured, and not all were tried: one of them"
             )));
         }
-        let ways = [root.path().to_owned(), own.to_owned()];
+        let ways = [root.path().to_owned(), own.to_owned(), own.join(delegated::SELF)];
         if in_leaf(root, |leaf| leaves(leaf, base, identity, &ways))? {
             return Ok(Some(identity.map_or_else(|| format!("uid {uid}"), |identity| identity.user.clone())));
         }
