@@ -29,6 +29,7 @@ mod hostile_guests;
 mod http_exec;
 mod json_rpc;
 mod layers;
+mod limits;
 mod measurements;
 mod openrpc;
 mod operations;

@@ -85,6 +85,7 @@ mod hostile;
 mod life;
 mod limiting;
 mod pausing;
+mod refused;
 mod reuse;
 mod signalling;
 mod starting;

@@ -167,9 +167,11 @@ fn marked(config: &str, marker: &str) -> String {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        let warden = self.warden;
+        // A test may have killed it: then the groups are left to the next start.
+        let orderly = proc::is_alive(warden);
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let warden = self.warden;
         if std::thread::panicking() {
             eprintln!("--- the gateway's log ---\n{}", self.log());
             for pid in self.survivors() {
@@ -179,5 +181,8 @@ impl Drop for Gateway {
         }
         eventually(PATIENCE, "the warden leaves with its gateway", || !proc::is_alive(warden));
         eventually(PATIENCE, "no job outlives its gateway", || self.survivors().is_empty());
+        if let Some(root) = proc::instance_of(&self.banner).filter(|_| orderly) {
+            eventually(PATIENCE, "no group outlives its warden", || !root.exists());
+        }
     }
 }

@@ -81,11 +81,14 @@ pub fn rss(pid: i32) -> u64 {
     line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
+/// The control group of the instance that the banner names.
+pub fn instance_of(banner: &[String]) -> Option<PathBuf> {
+    banner.iter().find_map(|line| line.split(" below ").nth(1)).map(PathBuf::from)
+}
+
 /// Control groups below the instance that the banner names; the session and tenant groups of a served job linger a little.
 pub fn groups_of(banner: &[String]) -> Vec<PathBuf> {
-    let Some(root) = banner.iter().find_map(|line| line.split(" below ").nth(1)).map(PathBuf::from) else {
-        return Vec::new();
-    };
+    let Some(root) = instance_of(banner) else { return Vec::new() };
     let mut found = Vec::new();
     let mut todo = vec![root];
     while let Some(directory) = todo.pop() {

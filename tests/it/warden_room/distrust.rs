@@ -117,6 +117,117 @@ async fn hostile_gateway() {
     println!("alone=passed");
 }
 
+/// A small generator (xorshift64), so that what failed can be thrown again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides as u64) as usize
+    }
+
+    /// A request that is valid, or was before it was damaged, cut, repeated or continued; or none at all.
+    fn datagram(&mut self, valid: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = valid[self.throw(valid.len())].clone();
+        for _ in 0..self.throw(4) {
+            let at = self.throw(bytes.len().max(1));
+            match self.throw(5) {
+                0 => bytes.truncate(at),
+                1 if !bytes.is_empty() => bytes[at] ^= 1 << self.throw(8),
+                2 if !bytes.is_empty() => bytes[at] = self.throw(256) as u8,
+                3 => bytes.insert(at, self.throw(256) as u8),
+                _ => bytes.extend((0..self.throw(64)).map(|n| n as u8).collect::<Vec<_>>()),
+            }
+        }
+        if self.throw(8) == 0 {
+            bytes = (0..self.throw(300)).map(|_| self.throw(256) as u8).collect();
+        }
+        bytes
+    }
+}
+
+/// Whether a datagram could rightly end the victim, whose number is below 16, or the whole warden.
+fn may_end(bytes: &[u8]) -> bool {
+    // An empty packet reads as the end of the link.
+    let Ok((kind, rest)) = postcard::take_from_bytes::<u32>(bytes) else { return bytes.is_empty() };
+    let number = |bytes| postcard::take_from_bytes::<u64>(bytes).ok();
+    let first = number(rest);
+    let of_victim = |job: Option<(u64, &[u8])>| job.is_some_and(|(job, _)| job < 16);
+    match kind {
+        // Hello, prepare, census: none is about a job that is.
+        0 | 1 | 7 => false,
+        2 | 3 => of_victim(first),
+        8 => true,
+        _ => of_victim(first.and_then(|(_, rest)| number(rest))),
+    }
+}
+
+async fn random_datagrams() {
+    let count: usize = std::env::var("DATAGRAMS").map_or(2_000, |n| n.parse().unwrap());
+    let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+    println!("seed {seed}");
+    let gate = Duration::from_millis(200);
+    let warden = Warden::launch(Settings { gate, ..settings(tier_of_environment()) }).await.unwrap();
+    let job = job_id();
+    let (victim, ends) = start(&warden, job, &["sh", "-c", "echo ready; sleep 1000"]).await;
+    line(&ends.stdout).await;
+    let link = link();
+    let null = fs::File::open("/dev/null").unwrap();
+    let fds = [null.as_fd(); 8];
+    let (mut dice, valid) = (Dice(seed), hostile_requests(99));
+    let mut sent = 0;
+    while sent < count {
+        let bytes = dice.datagram(&valid);
+        if may_end(&bytes) {
+            continue;
+        }
+        send(&link, &bytes, &fds[..[0, 0, 3, 4, 8][dice.throw(5)]]);
+        sent += 1;
+        if sent % 500 == 0 {
+            let answer = tokio::time::timeout(Duration::from_secs(5), warden.census()).await;
+            answer.expect("the warden never blocks").expect("the warden lives");
+        }
+    }
+    assert!(
+        futures_util::FutureExt::now_or_never(victim.exited()).is_none(),
+        "the victim lives, seed {seed}"
+    );
+    assert!(living(job).contains(&victim.pid()), "and is who it was");
+    victim.kill();
+    assert_eq!(victim.emptied().await.survivors, 0);
+    // What was rightly prepared by the way waits at its gate no longer than that.
+    idle(&warden).await;
+    warden.probe().await.unwrap();
+    println!("alone=passed");
+}
+
+#[tokio::test]
+#[ignore = "started by random_datagrams_are_survived"]
+async fn random_datagrams_child() {
+    random_datagrams().await;
+}
+
+#[test]
+fn random_datagrams_are_survived() {
+    for tier in ["", "B", "C"] {
+        let mut child = Program::new(std::env::current_exe().unwrap());
+        child.env("TIER", tier).stderr(ProgramStdio::null());
+        alone("distrust::random_datagrams_child", child);
+    }
+}
+
+#[test]
+#[ignore = "long: a hundred thousand datagrams in each tier"]
+fn a_hundred_thousand_random_datagrams_are_survived() {
+    for tier in ["", "B", "C"] {
+        let mut child = Program::new(std::env::current_exe().unwrap());
+        child.env("TIER", tier).env("DATAGRAMS", "100000").stderr(ProgramStdio::null());
+        alone("distrust::random_datagrams_child", child);
+    }
+}
+
 #[tokio::test]
 #[ignore = "started by a_hostile_gateway_gets_nothing"]
 async fn hostile_gateway_child() {

@@ -210,3 +210,21 @@ fn a_warden_without_a_proper_hello_ends_with_a_failure() {
         assert_eq!(warden.wait().unwrap().code(), Some(1), "{hello:?}");
     }
 }
+
+/// H1 over HTTP. What is asked within a second shares one probe, so these are fewer probes than requests.
+#[test]
+#[ignore = "long: ten thousand requests"]
+fn ten_thousand_readyz_requests_leave_no_zombie() {
+    use crate::support::{Gateway, PATIENCE, eventually, proc};
+    let gateway = Gateway::start();
+    let begun = Instant::now();
+    crate::support::run(async {
+        for _ in 0..10_000 {
+            assert_eq!(crate::transport::get(&gateway, "/readyz").await.0, 200);
+        }
+    });
+    eprintln!("H1: 10 000 /readyz in {:?}", begun.elapsed());
+    eventually(PATIENCE, "no zombie is left", || proc::zombies(gateway.warden) == 0);
+    eventually(PATIENCE, "no child is left", || proc::children(gateway.warden).is_empty());
+    eventually(PATIENCE, "no group is left", || proc::groups_of(&gateway.banner).is_empty());
+}

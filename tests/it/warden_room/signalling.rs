@@ -68,6 +68,54 @@ in_each_tier!(a_thousand_pauses_racing_exits_give_only_typed_answers, |warden| a
     idle(&warden).await;
 });
 
+/// The foreground group of the terminal of this process (field 8 of proc_pid_stat(5)).
+fn foreground_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    fields.split_whitespace().nth(5).and_then(|group| group.parse().ok()).unwrap_or(0)
+}
+
+/// Waits until the shell has put another group than its own in the foreground, or its own again.
+fn until_in_front(shell: i32, another: bool) {
+    crate::support::eventually(crate::support::PATIENCE, "the foreground group changes", || {
+        let group = foreground_of(shell);
+        group > 0 && (group != shell) == another
+    });
+}
+
+in_each_tier!(a_signal_to_the_foreground_reaches_the_group_that_a_shell_put_there, |warden| async move {
+    let job = job_id();
+    let size = TerminalSize::new(24, 80).unwrap();
+    let prepared = warden.prepare(wanted(job, "sh")).await.unwrap();
+    let (stdio, PtyEnds { master }) = Stdio::pty(size).unwrap();
+    let script = "echo \"first=$(cut -d' ' -f8 /proc/$$/stat) $$\"; set -m; sleep 1001 & behind=$!; echo ready; \
+        sleep 1002; echo \"front=$?\"; kill -0 $behind && echo behind; exec sleep 1003";
+    let terminal = Some(Terminal { size, term: "xterm".into() });
+    let cleared = cleared(&prepared, command(job, &["sh", "-c", script], terminal));
+    let running = prepared.release(&cleared, stdio, &JobLimits::default()).await.unwrap();
+    let shell = running.pid();
+    let mut said = String::new();
+    while !said.ends_with("ready\r\n") {
+        said = line(&master).await;
+        if let Some((group, own)) = said.trim_end().strip_prefix("first=").and_then(|it| it.split_once(' ')) {
+            // In a namespace of its own the job has other numbers for both.
+            assert_eq!(group, own, "the leader's group is in the foreground from the start");
+        }
+    }
+    until_in_front(shell, true);
+    running.signal(libc::SIGTERM, SignalTarget::Foreground).await.unwrap();
+    let mut all = String::new();
+    while !all.ends_with("behind\r\n") {
+        all += &line(&master).await;
+    }
+    assert!(all.contains("front=143\r\n"), "the foreground alone was ended: {all}");
+    until_in_front(shell, false);
+    running.signal(libc::SIGTERM, SignalTarget::Foreground).await.unwrap();
+    assert_eq!(running.exited().await, ExitStatus::Signal { number: libc::SIGTERM, core: false });
+    running.kill();
+    assert_eq!(running.emptied().await.survivors, 0);
+});
+
 in_each_tier!(a_terminal_is_controlling_and_has_its_size, |warden| async move {
     let job = job_id();
     let size = TerminalSize::new(40, 100).unwrap();

@@ -264,6 +264,13 @@ async fn a_job_has_its_identity_from_the_first_open_on() {
     let (_running, ends) = start_as(&warden, as_nobody("sh"), &argv).await.unwrap();
     let said = output(ends.stdout).await;
     assert!(said.starts_with("65534\n65534\n65534\n"), "{said}");
+    let several = Identity { groups: vec![7, NOBODY, 9], ..nobody() };
+    let many = Warden::launch(Settings { identities: vec![several], ..settings(None) }).await.unwrap();
+    let argv = ["sh", "-c", "grep ^Groups /proc/self/status"];
+    let (_running, ends) = start_as(&many, as_nobody("sh"), &argv).await.unwrap();
+    let said = output(ends.stdout).await;
+    let groups: Vec<&str> = said.split_whitespace().skip(1).collect();
+    assert_eq!(groups, ["7", "9", "65534"], "exactly those of the identity, and none of root's");
     let private = tempfile::tempdir().unwrap();
     fs::set_permissions(private.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let program = private.path().join("program");
