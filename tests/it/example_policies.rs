@@ -42,6 +42,28 @@ fn config(policies: &str) -> String {
     )
 }
 
+/// The same tables hold natively, by `cargo test` in policies/: here they are asked as WebAssembly, of the modules built from the same
+/// sources.
+#[test]
+fn the_example_policies_hold_their_own_tables() {
+    modules();
+    let directory = tempfile::tempdir().unwrap();
+    let mut test = Gateway::command(&directory);
+    test.args(["policy", "test"]);
+    let mut rows = 0;
+    for example in ["group-budget", "path-jail", "two-person", "working-hours"] {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/examples").join(example).join("tests");
+        for table in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            rows += std::fs::read_to_string(&table).unwrap().matches("\n[[case]]").count();
+            test.arg(table);
+        }
+    }
+    let done = test.output().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+    assert!(rows >= 60 && told.contains(&format!("{rows} passed, 0 failed")), "{rows} rows: {told}");
+}
+
 #[test]
 fn a_module_with_two_hooks_has_both() {
     let module = modules().join("group_budget.wasm");

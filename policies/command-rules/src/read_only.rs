@@ -1,8 +1,9 @@
 //! The preset `read-only`: look, do not touch.
 //!
 //! A program is known by the name under which it was found on the server's PATH, and may be given the options of its
-//! table and no others. None of them writes a file, runs a program or opens a connection, and as a second line the job may hold
-//! no second process, so that an option nobody thought of has nothing to run a program with. What a job may *read* is for
+//! table and no others. None of them writes a file, runs a program or opens a connection. As a second line the job may hold
+//! no second process, so that an option nobody thought of has nothing to run a program with, and no file may grow, so that
+//! it has nothing to write with. What a job may *read* is for
 //! its identity and its confinement to bound.
 //!
 //! Invariant: whatever the client's environment holds, no variable that steers a program gets through, unless the operator
@@ -29,6 +30,9 @@ const HARMLESS: [&str; 32] = [
     "TREE_COLORS", "TIME_STYLE", "QUOTING_STYLE", "TABSIZE", "BLOCK_SIZE", "BLOCKSIZE", "LS_BLOCK_SIZE", "DF_BLOCK_SIZE",
     "DU_BLOCK_SIZE", "EXECGATE_JOB",
 ];
+
+/// Programs that put what they do not hold in memory into a temporary file: the only ones that may write one.
+const TEMPORARY: [&str; 2] = ["sort", "tac"];
 
 /// What a program may be given.
 struct Program {
@@ -73,7 +77,10 @@ pub(crate) fn decide(request: &CommandRequest, settings: &Settings) -> Option<Re
         Err(objection) => Err(denial::argument(&rule, program, &objection)),
         Ok(terms) => match request.env.iter().find(|v| !terms.allow(&v.name, &settings.env_allow)) {
             Some(variable) => Err(denial::variable(&rule, program, &variable.name)),
-            None => Ok(terms.permission(&rule, settings.process_limit)),
+            None => {
+                let writes = TEMPORARY.contains(&program);
+                Ok(terms.permission(&rule, settings.process_limit, writes))
+            }
         },
     })
 }
@@ -125,12 +132,13 @@ impl Terms {
             || is_like_any(name, env_allow)
     }
 
-    fn permission(self, rule: &str, process_limit: bool) -> Permission {
+    fn permission(self, rule: &str, process_limit: bool, writes: bool) -> Permission {
         let mut permission = Permission::by(rule);
         permission.changes.extend(self.argument.map(Change::SetArg));
         for (name, value) in self.env {
             permission.set_env(name, value);
         }
+        permission.limits.file_size_bytes = (!writes).then_some(0);
         permission.limits.processes = self.processes.filter(|_| process_limit);
         permission
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use execgate_policy_sdk::Limits;
 use execgate_policy_sdk::prelude::*;
 
 use crate::options;
@@ -88,27 +89,6 @@ pub(crate) enum Effect {
     Allow,
     /// It may not.
     Deny,
-}
-
-/// Limits of a job; 0 is none at all.
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Limits {
-    /// Wall-clock time, milliseconds.
-    wall_ms: Option<u64>,
-    /// CPU time of the tree, milliseconds.
-    cpu_ms: Option<u64>,
-    /// Memory of the tree, bytes.
-    memory_bytes: Option<u64>,
-    /// Processes and threads alive at once.
-    processes: Option<u32>,
-    /// Output of all streams, bytes.
-    output_bytes: Option<u64>,
-    /// Largest file written, bytes.
-    file_size_bytes: Option<u64>,
-    /// Open files a process.
-    open_files: Option<u32>,
 }
 
 impl Rule {
@@ -254,18 +234,4 @@ fn are_named(wanted: &BTreeMap<String, Vec<String>>, there: &[(String, String)])
     wanted
         .iter()
         .all(|(name, patterns)| there.iter().any(|(key, value)| key == name && is_like_any(value, patterns)))
-}
-
-impl From<Limits> for JobLimits {
-    fn from(limits: Limits) -> Self {
-        Self {
-            wall_ms: limits.wall_ms,
-            cpu_ms: limits.cpu_ms,
-            memory_bytes: limits.memory_bytes,
-            processes: limits.processes,
-            output_bytes: limits.output_bytes,
-            file_size_bytes: limits.file_size_bytes,
-            open_files: limits.open_files,
-        }
-    }
 }

@@ -18,8 +18,8 @@ mod case;
 mod request;
 mod table;
 
-pub use case::{Case, Expected, Hook, Table};
-pub use table::Tables;
+pub use case::{Case, Expected, Hook};
+pub use table::{Table, Tables};
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub fn settings<P: Policy>(json: &str) -> Result<P::Settings, Vec<SettingError>>
 
 /// The request for a command in an ordinary place, by an ordinary caller; `argv[0]` is found in /usr/bin.
 pub fn command(argv: &[&str]) -> CommandRequest {
-    Case::of(argv).command()
+    request::plain(argv)
 }
 
 /// Keeps the schema file equal to what the settings derive: writes it when `UPDATE_SCHEMA` is set in the environment.

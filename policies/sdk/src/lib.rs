@@ -48,6 +48,7 @@ pub mod bindings;
 mod export;
 #[cfg(not(target_family = "wasm"))]
 pub mod harness;
+mod limits;
 mod log;
 mod policy;
 mod settings;
@@ -55,6 +56,7 @@ mod settings;
 pub use answers::setting_error;
 #[doc(hidden)]
 pub use export::{configure, describe};
+pub use limits::Limits;
 pub use log::{Level, log};
 pub use policy::{CommandPolicy, Policy, RatePolicy, SessionPolicy};
 #[doc(hidden)]

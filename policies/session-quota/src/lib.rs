@@ -3,6 +3,7 @@
 //! Admits every session, with claims that the host takes atomically: a guest counts nothing. Of the groups in the settings, the
 //! first that the caller is in replaces what it names; what it leaves out holds for its members as for everybody.
 
+use execgate_policy_sdk::Limits;
 use execgate_policy_sdk::prelude::*;
 
 /// Settings of session-quota. In limits 0 is none at all; what is left out is not limited here.
@@ -56,27 +57,6 @@ struct Jobs {
     session: Option<u32>,
     /// Of all members of the group together; for groups only.
     group: Option<u32>,
-}
-
-/// Ceilings for a job.
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-struct Limits {
-    /// Wall-clock time, milliseconds.
-    wall_ms: Option<u64>,
-    /// CPU time of the tree, milliseconds.
-    cpu_ms: Option<u64>,
-    /// Memory of the tree, bytes.
-    memory_bytes: Option<u64>,
-    /// Processes and threads alive at once.
-    processes: Option<u32>,
-    /// Output of all streams, bytes.
-    output_bytes: Option<u64>,
-    /// Largest file written, bytes.
-    file_size_bytes: Option<u64>,
-    /// Open files a process.
-    open_files: Option<u32>,
 }
 
 /// What is otherwise for the members of a group.
@@ -235,34 +215,6 @@ impl Jobs {
         let wide = [(Scope::Server, self.server), (Scope::Tenant, self.tenant), group];
         let narrow = [(Scope::Subject, self.subject), (Scope::Session, self.session)];
         claims(Counted::Jobs, wide).chain(claims(Counted::Jobs, narrow))
-    }
-}
-
-impl Limits {
-    fn or(self, general: Self) -> Self {
-        Self {
-            wall_ms: self.wall_ms.or(general.wall_ms),
-            cpu_ms: self.cpu_ms.or(general.cpu_ms),
-            memory_bytes: self.memory_bytes.or(general.memory_bytes),
-            processes: self.processes.or(general.processes),
-            output_bytes: self.output_bytes.or(general.output_bytes),
-            file_size_bytes: self.file_size_bytes.or(general.file_size_bytes),
-            open_files: self.open_files.or(general.open_files),
-        }
-    }
-}
-
-impl From<Limits> for JobLimits {
-    fn from(limits: Limits) -> Self {
-        Self {
-            wall_ms: limits.wall_ms,
-            cpu_ms: limits.cpu_ms,
-            memory_bytes: limits.memory_bytes,
-            processes: limits.processes,
-            output_bytes: limits.output_bytes,
-            file_size_bytes: limits.file_size_bytes,
-            open_files: limits.open_files,
-        }
     }
 }
 

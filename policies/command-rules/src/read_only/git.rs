@@ -51,7 +51,7 @@ const VARIABLES: [(&str, &str); 11] = [
 ];
 
 /// Configuration with the precedence of `-c`. One thread each, because threads count as processes.
-const CONFIG: [(&str, &str); 14] = [
+const CONFIG: [(&str, &str); 15] = [
     ("core.fsmonitor", "false"),
     ("core.hooksPath", "/dev/null"),
     ("core.attributesFile", "/dev/null"),
@@ -60,6 +60,8 @@ const CONFIG: [(&str, &str); 14] = [
     ("gpg.x509.program", NOTHING),
     ("gpg.ssh.program", NOTHING),
     ("log.showSignature", "false"),
+    // What `-m` means: to merge once more writes objects.
+    ("log.diffMerges", "separate"),
     ("diff.submodule", "short"),
     ("status.submoduleSummary", "false"),
     ("core.preloadIndex", "false"),
@@ -96,8 +98,18 @@ fn read<'a>(subcommand: &Subcommand, rest: &'a [String]) -> Result<Arguments<'a>
         let formats = matches!(name.as_str(), "--format" | "--pretty" | "--sort");
         value.filter(|value| formats && (value.contains("%G") || value.contains("signature")))
     };
-    match read.options.iter().find_map(signed) {
-        Some(format) => Err(Objection::Because(format, "checking signatures runs another program")),
+    // `remerge` and whatever else may come to write.
+    #[rustfmt::skip]
+    const DIFFS: [&str; 11] =
+        ["off", "none", "on", "m", "1", "first-parent", "separate", "c", "combined", "cc", "dense-combined"];
+    let merged = |(name, value): &(String, Option<&'a str>)| {
+        value.filter(|value| name == "--diff-merges" && !DIFFS.contains(value))
+    };
+    if let Some(format) = read.options.iter().find_map(signed) {
+        return Err(Objection::Because(format, "checking signatures runs another program"));
+    }
+    match read.options.iter().find_map(merged) {
+        Some(how) => Err(Objection::Because(how, "merging once more writes objects")),
         None => Ok(read),
     }
 }

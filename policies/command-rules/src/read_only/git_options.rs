@@ -2,7 +2,7 @@
 //!
 //! Left out on purpose: `--output` (writes), `-O` of grep (opens a pager), `--ext-diff`, `--textconv`, `--filters`,
 //! `--show-signature`, `--open-files-in-pager` (run programs), `--recurse-submodules`, `--submodule`, `--ignore-submodules` (run git
-//! in a submodule, whose configuration is not held down), `--contents`, `--broken`, `--dirty` of describe (writes the index, whatever GIT_OPTIONAL_LOCKS says).
+//! in a submodule, whose configuration is not held down), `-v` of status (prints patches, and has no `--no-textconv`), `--contents`, `--broken`, `--dirty` of describe (writes the index, whatever GIT_OPTIONAL_LOCKS says).
 
 use crate::options::{Arguments, Objection};
 
@@ -39,8 +39,8 @@ const fn aliased(
 
 #[rustfmt::skip]
 pub(super) const SUBCOMMANDS: &[Subcommand] = &[
-    aliased("log", &[DIFF, WALK, LOOKS], "log --no-ext-diff --no-textconv --ignore-submodules=all"),
-    aliased("show", &[DIFF, WALK, LOOKS], "show --no-ext-diff --no-textconv --ignore-submodules=all"),
+    aliased("log", &[DIFF, WALK, LOOKS, PATCHES], "log --no-ext-diff --no-textconv --ignore-submodules=all"),
+    aliased("show", &[DIFF, WALK, LOOKS, PATCHES], "show --no-ext-diff --no-textconv --ignore-submodules=all"),
     aliased("diff", &[DIFF, &["--cached", "--staged", "--merge-base"]], "diff --no-ext-diff --no-textconv --ignore-submodules=all"),
     aliased("status", &[STATUS], "status --ignore-submodules=all"),
     aliased("blame", &[BLAME], "blame --no-textconv"),
@@ -97,16 +97,19 @@ const WALK: &[&str] = &[
 
 #[rustfmt::skip]
 const LOOKS: &[&str] = &[
-    "-gcmq", "-L=", "--cc", "--walk-reflogs", "--graph", "--no-graph", "--decorate=?", "--no-decorate", "--decorate-refs=",
+    "-gq", "--walk-reflogs", "--graph", "--no-graph", "--decorate=?", "--no-decorate", "--decorate-refs=",
     "--decorate-refs-exclude=", "--source", "--follow", "--oneline", "--pretty=?", "--format=", "--abbrev-commit",
     "--no-abbrev-commit", "--date=", "--relative-date", "--parents", "--children", "--notes=?", "--no-notes", "--encoding=",
-    "--expand-tabs=?", "--no-expand-tabs", "--mailmap", "--use-mailmap", "--no-mailmap", "--log-size", "--diff-merges=",
-    "--no-diff-merges", "--show-pulls", "--combined-all-paths", "--quiet",
+    "--expand-tabs=?", "--no-expand-tabs", "--mailmap", "--use-mailmap", "--no-mailmap", "--log-size",
+    "--no-diff-merges", "--show-pulls", "--quiet",
 ];
+
+/// They print patches, and those convert text by the repository's programs: only where an alias says otherwise.
+const PATCHES: &[&str] = &["-cm", "-L=", "--cc", "--diff-merges=", "--combined-all-paths"];
 
 #[rustfmt::skip]
 const STATUS: &[&str] = &[
-    "-sbvz", "-u=?", "-M=?", "--short", "--branch", "--show-stash", "--porcelain=?", "--long", "--verbose", "--untracked-files=?",
+    "-sbz", "-u=?", "-M=?", "--short", "--branch", "--show-stash", "--porcelain=?", "--long", "--untracked-files=?",
     "--ignored=?", "--column=?", "--no-column", "--ahead-behind", "--no-ahead-behind", "--renames", "--no-renames", "--find-renames=?",
 ];
 

@@ -4,7 +4,7 @@
 //! Left out on purpose, with the reason:
 //! `sort -o -T --compress-program` write and run; `uniq IN OUT` writes; `date -s` and `date MMDDhhmm` set the clock; `file -C -z
 //! -p -m -s` writes, runs, touches, loads and opens devices; `tree -o -R` write; `rg --pre -z --hostname-bin` run; `diff -l` runs pr;
-//! `dmesg -c -C -H` clear and page; `shuf -o`, `iconv -o` write; `hostname NAME` sets; `jq -L -f --argfile` load.
+//! `dmesg -c -C -H` clear and page; `shuf -o`, `iconv -o` write; `hostname NAME` sets; `locale -m` runs gzip; `jq -L -f --argfile` load.
 
 use super::Operands::{Any, Judged, Most, None as NoOperands};
 use super::{Operands, Program, small};
@@ -85,7 +85,7 @@ pub(super) const PROGRAMS: &[Program] = &[
     program("sum", Any, &["-rs", "--sysv"]),
     program("shuf", Any, &["-erz", "-i=", "-n=", "--echo", "--repeat", "--input-range=", "--head-count=", "--zero-terminated"]),
     program("seq", Most(3), &["-w", "-f=", "-s=", "-NUM", "--equal-width", "--format=", "--separator="]),
-    program("iconv", Any, &["-cls", "-f=", "-t=", "--from-code=", "--to-code=", "--list", "--silent"]),
+    program("iconv", Judged(small::iconv), &["-cls", "-f=", "-t=", "--from-code=", "--to-code=", "--list", "--silent"]),
     program("cmp", Any, &["-bls", "-i=", "-n=", "--print-bytes", "--ignore-initial=", "--verbose", "--bytes=", "--quiet", "--silent"]),
     program("diff", Any, &[
         "-abBcdeEfiNnpqrstTuwyZ", "-C=", "-F=", "-I=", "-S=", "-U=", "-W=", "-x=", "-X=", "--text", "--ignore-space-change",
@@ -151,7 +151,7 @@ pub(super) const PROGRAMS: &[Program] = &[
     program("logname", NoOperands, &[]),
     program("tty", NoOperands, &["-s", "--silent", "--quiet"]),
     program("printenv", Any, &["-0", "--null"]),
-    program("locale", Any, &["-ackm", "--all-locales", "--charmaps", "--category-name", "--keyword-name"]),
+    program("locale", Any, &["-ack", "--all-locales", "--category-name", "--keyword-name"]),
     program("getconf", Any, &["-a"]),
     program("pgrep", Any, &[
         "-acflnoiwxv", "-d=", "-g=", "-G=", "-P=", "-s=", "-t=", "-u=", "-U=", "--list-name", "--list-full", "--count", "--full",

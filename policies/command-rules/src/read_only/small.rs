@@ -23,6 +23,20 @@ pub(super) fn date<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     }
 }
 
+/// iconv: character sets by name; one with a slash in it is read as a file of the client's own making.
+pub(super) fn iconv<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
+    const ENDS: [&str; 5] = ["", "TRANSLIT", "IGNORE", "TRANSLIT//IGNORE", "IGNORE//TRANSLIT"];
+    let is_name = |value: &str| match value.split_once("//") {
+        Some((name, end)) => !name.contains('/') && ENDS.contains(&end),
+        None => !value.contains('/'),
+    };
+    let sets = read.options.iter().filter_map(|(_, value)| *value);
+    match sets.into_iter().find(|value| !is_name(value)) {
+        Some(value) => Err(Objection::Because(value, "character sets may be given by name, not from a file")),
+        None => Ok(()),
+    }
+}
+
 /// ss: a filter of states and port numbers; a host's name in it would be asked for at a name server.
 pub(super) fn ss<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     #[rustfmt::skip]

@@ -1,25 +1,10 @@
-//! Tables of cases as they are written.
+//! Cases as they are written. The gateway compiles this very file too, so that a table means the same to both; it therefore
+//! names nothing of the crate around it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-
-use crate::types::{Script, Usage, When};
-
-/// A file of cases for one configured policy.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Table {
-    /// `builtin:NAME`, or the path of a module relative to the table. Natively the policy is the one that is tested.
-    pub policy: Option<String>,
-    /// Its settings.
-    #[serde(default)]
-    pub settings: serde_json::Map<String, serde_json::Value>,
-    /// The cases.
-    #[serde(default, rename = "case")]
-    pub cases: Vec<Case>,
-}
 
 /// Which hook is asked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -32,6 +17,16 @@ pub enum Hook {
     Session,
     /// What does this call cost?
     Rate,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Command => "command",
+            Self::Session => "session",
+            Self::Rate => "rate",
+        })
+    }
 }
 
 /// What must come out.
@@ -60,7 +55,7 @@ impl fmt::Display for Expected {
 }
 
 /// One case. What is left out has an ordinary value.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
     /// A sentence.
@@ -135,40 +130,6 @@ pub struct Case {
     pub usage: UsageCase,
 }
 
-impl Case {
-    /// A command of which nothing is said but the words.
-    pub(super) fn of(argv: &[&str]) -> Self {
-        Self {
-            name: String::new(),
-            hook: Hook::Command,
-            expect: Expected::Allow,
-            rule: None,
-            code: None,
-            changes: None,
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            cwd: cwd(),
-            env: BTreeMap::new(),
-            terminal: false,
-            found: None,
-            canonical: None,
-            setuid: false,
-            interpreter: None,
-            script: None,
-            tenant: tenant(),
-            subject: subject(),
-            groups: Vec::new(),
-            attributes: BTreeMap::new(),
-            address: address(),
-            transport: transport(),
-            labels: BTreeMap::new(),
-            method: method(),
-            program: None,
-            when: WhenCase::default(),
-            usage: UsageCase::default(),
-        }
-    }
-}
-
 /// What runs a `#!` script: its path, or all about it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
@@ -193,68 +154,51 @@ pub enum InterpreterCase {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScriptCase {
-    commands: Vec<Vec<String>>,
-    opaque: bool,
-    reasons: Vec<String>,
+    /// The simple commands it would run.
+    pub commands: Vec<Vec<String>>,
+    /// Whether it may run others.
+    pub opaque: bool,
+    /// Why.
+    pub reasons: Vec<String>,
 }
 
 /// A moment; left out: Wednesday, ten o'clock.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WhenCase {
-    unix_ms: u64,
-    weekday: u8,
-    minute: u16,
-    zone: String,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// 1 is Monday.
+    pub weekday: u8,
+    /// Of the day.
+    pub minute: u16,
+    /// In which.
+    pub zone: String,
 }
 
 /// What is in use; left out: nothing.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UsageCase {
-    server_sessions: u32,
-    server_jobs: u32,
-    tenant_sessions: u32,
-    tenant_jobs: u32,
-    subject_sessions: u32,
-    subject_jobs: u32,
-    session_jobs: u32,
+    /// Of the server.
+    pub server_sessions: u32,
+    /// Of the server.
+    pub server_jobs: u32,
+    /// Of the tenant.
+    pub tenant_sessions: u32,
+    /// Of the tenant.
+    pub tenant_jobs: u32,
+    /// Of the subject.
+    pub subject_sessions: u32,
+    /// Of the subject.
+    pub subject_jobs: u32,
+    /// Of the session.
+    pub session_jobs: u32,
 }
 
 impl Default for WhenCase {
     fn default() -> Self {
         Self { unix_ms: 1_700_000_000_000, weekday: 3, minute: 600, zone: "UTC".to_owned() }
-    }
-}
-
-impl From<&WhenCase> for When {
-    fn from(case: &WhenCase) -> Self {
-        Self {
-            unix_ms: case.unix_ms,
-            weekday: case.weekday,
-            minute_of_day: case.minute,
-            zone: case.zone.clone(),
-        }
-    }
-}
-
-impl From<UsageCase> for Usage {
-    fn from(case: UsageCase) -> Self {
-        Self {
-            server_sessions: case.server_sessions,
-            server_jobs: case.server_jobs,
-            tenant_sessions: case.tenant_sessions,
-            tenant_jobs: case.tenant_jobs,
-            subject_sessions: case.subject_sessions,
-            subject_jobs: case.subject_jobs,
-            session_jobs: case.session_jobs,
-        }
-    }
-}
-
-impl From<&ScriptCase> for Script {
-    fn from(case: &ScriptCase) -> Self {
-        Self { commands: case.commands.clone(), opaque: case.opaque, reasons: case.reasons.clone() }
     }
 }
 

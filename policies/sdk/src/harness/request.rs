@@ -1,10 +1,11 @@
 //! From a case to the records that the hooks are asked with.
 
 use crate::types::{
-    Call, Change, CommandRequest, Executable, Interpreter, Origin, Principal, SessionRequest, Variable,
+    Call, Change, CommandRequest, Executable, Interpreter, Origin, Principal, Script, SessionRequest, Usage,
+    Variable, When,
 };
 
-use super::case::{Case, InterpreterCase};
+use super::case::{Case, InterpreterCase, ScriptCase, UsageCase, WhenCase};
 
 const SESSION: &str = "s_00000000000000000000000000000000";
 
@@ -39,16 +40,16 @@ impl Case {
         CommandRequest {
             principal: self.principal(),
             origin: self.origin(),
-            when: (&self.when).into(),
+            when: when(&self.when),
             session: SESSION.to_owned(),
             executable,
             argv: self.argv.clone(),
             cwd: self.cwd.clone(),
             env: env.collect(),
             terminal: self.terminal,
-            script: self.script.as_ref().map(Into::into),
+            script: self.script.as_ref().map(script),
             labels: self.labels.clone().into_iter().collect(),
-            usage: self.usage.into(),
+            usage: usage(self.usage),
             attributes: Vec::new(),
         }
     }
@@ -58,10 +59,10 @@ impl Case {
         SessionRequest {
             principal: self.principal(),
             origin: self.origin(),
-            when: (&self.when).into(),
+            when: when(&self.when),
             session: SESSION.to_owned(),
             labels: self.labels.clone().into_iter().collect(),
-            usage: self.usage.into(),
+            usage: usage(self.usage),
             attributes: Vec::new(),
         }
     }
@@ -71,12 +72,42 @@ impl Case {
         Call {
             principal: self.principal(),
             origin: self.origin(),
-            when: (&self.when).into(),
+            when: when(&self.when),
             method: self.method.clone(),
             program: self.program.clone().or_else(|| self.argv.first().cloned()),
             attributes: Vec::new(),
         }
     }
+}
+
+/// A command of which nothing is said but the words.
+pub(super) fn plain(argv: &[&str]) -> CommandRequest {
+    let words = argv.iter().map(|word| serde_json::Value::from(*word)).collect::<Vec<_>>();
+    let case = serde_json::json!({"name": "", "expect": "allow", "argv": words});
+    match serde_json::from_value::<Case>(case) {
+        Ok(case) => case.command(),
+        Err(error) => panic!("a case of mere words: {error}"),
+    }
+}
+
+fn when(case: &WhenCase) -> When {
+    When { unix_ms: case.unix_ms, weekday: case.weekday, minute_of_day: case.minute, zone: case.zone.clone() }
+}
+
+const fn usage(case: UsageCase) -> Usage {
+    Usage {
+        server_sessions: case.server_sessions,
+        server_jobs: case.server_jobs,
+        tenant_sessions: case.tenant_sessions,
+        tenant_jobs: case.tenant_jobs,
+        subject_sessions: case.subject_sessions,
+        subject_jobs: case.subject_jobs,
+        session_jobs: case.session_jobs,
+    }
+}
+
+fn script(case: &ScriptCase) -> Script {
+    Script { commands: case.commands.clone(), opaque: case.opaque, reasons: case.reasons.clone() }
 }
 
 fn executable(requested: &str) -> Executable {

@@ -3,13 +3,29 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use crate::policy::{CommandPolicy, Policy, RatePolicy, SessionPolicy};
 use crate::types::{
     Call, Change, Charge, CommandRequest, CommandVerdict, Denial, SessionRequest, SessionVerdict,
 };
 
-use super::case::{Case, Expected, Hook, Table};
+use super::case::{Case, Expected, Hook};
 use super::request::{changed, written};
+
+/// A file of cases for one configured policy.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// `builtin:NAME`, or the path of a module relative to the table. Natively the policy is the one that is tested.
+    pub policy: Option<String>,
+    /// Its settings.
+    #[serde(default)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// The cases.
+    #[serde(default, rename = "case")]
+    pub cases: Vec<Case>,
+}
 
 type Review<P> = fn(&<P as Policy>::Settings, &CommandRequest) -> CommandVerdict;
 type Admit<P> = fn(&<P as Policy>::Settings, &SessionRequest) -> SessionVerdict;
