@@ -77,41 +77,52 @@ fn decisions(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// P1: decisions a second, on one thread and on two.
+/// P1: decisions a second, on one thread and on two; and how much of a second core the machine gives to plain arithmetic, which
+/// shares nothing.
 fn cores(directory: &Path) {
     println!("P1 decisions a second");
+    let rates = |name: &str, work: Work<'_>| {
+        // Turn about, so that whatever else the machine does meets both alike.
+        let (mut one, mut two) = (0.0, 0.0);
+        for _ in 0..4 {
+            one += rate(work, 1) / 4.0;
+            two += rate(work, 2) / 4.0;
+        }
+        println!("  {name:<36} 1 thread {one:>8.0}   2 threads {two:>8.0} ({:.2} times)", two / one);
+    };
+    rates("plain arithmetic, for comparison", &arithmetic);
     for (name, policy) in subjects(directory) {
-        let policies = load(vec![policy]);
-        let rates: Vec<_> = [1, 2].map(|threads| rate(&policies, threads)).into();
-        println!(
-            "  {name:<36} 1 thread {:>7.0}   2 threads {:>7.0} ({:.2} times)",
-            rates[0],
-            rates[1],
-            rates[1] / rates[0]
-        );
+        let (policies, request) = (load(vec![policy]), asked());
+        rates(name, &|| drop(black_box(policies.review_here(&request))));
     }
 }
 
-fn rate(policies: &Pinned, threads: usize) -> f64 {
-    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let workers: Vec<_> = (0..threads)
-        .map(|_| {
-            let (policies, stop, count) = (policies.clone(), stop.clone(), count.clone());
-            std::thread::spawn(move || {
-                let request = asked();
-                while !stop.load(Ordering::Relaxed) {
-                    black_box(policies.review_here(&request));
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+/// Some 10 us of it.
+fn arithmetic() {
+    black_box((0..10_000).fold(1, |sum: u64, n| black_box(sum.wrapping_mul(n | 1))));
+}
+
+/// What a thread does again and again.
+type Work<'a> = &'a (dyn Fn() + Sync);
+
+fn rate(work: Work<'_>, threads: usize) -> f64 {
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let since = Instant::now();
-    std::thread::sleep(Duration::from_secs(2));
-    let rate = count.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64();
-    stop.store(true, Ordering::Relaxed);
-    workers.into_iter().for_each(|worker| worker.join().unwrap());
-    rate
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut mine = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    work();
+                    mine += 1;
+                }
+                count.fetch_add(mine, Ordering::Relaxed);
+            });
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+    });
+    count.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64()
 }
 
 /// P2: five policies, with and without the decision log.
@@ -171,10 +182,17 @@ fn paced(policies: &Pinned, log: &Audit, count: u128) -> Vec<Duration> {
     times
 }
 
-/// P3: a spinning guest's overshoot, and what an honest neighbour feels of it.
+/// P3: a spinning guest's overshoot, and what an honest neighbour feels of guests that spin or grow: beside a thread that does
+/// arithmetic, which is what any busy core costs, and beside them.
 fn neighbours(directory: &Path) {
-    let spin = guest::Guest { review: "(loop $l (br $l)) (unreachable)", ..guest::Guest::default() };
-    let spinning = load(vec![from_text(directory, "spin", spin)]);
+    let hostile = |name, review| {
+        load(vec![from_text(directory, name, guest::Guest { review, ..guest::Guest::default() })])
+    };
+    let spinning = hostile("spin", "(loop $l (br $l)) (unreachable)");
+    let growing = hostile(
+        "grow",
+        "(loop $l (drop (memory.grow (i32.const 1))) (i32.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 8)) (i32.const 1)) (br $l)) (unreachable)",
+    );
     let honest = load(vec![PolicySettings::builtin("command-rules", r#"{"preset":"developer"}"#)]);
     let request = asked();
     let cpu = || {
@@ -189,22 +207,41 @@ fn neighbours(directory: &Path) {
         })
         .collect();
     println!("P3 a guest that spins, budget 10 ms\n  CPU time over its budget {}", quantiles(&mut over));
-    let alone = times(&honest, MANY);
-    let stop = Arc::new(AtomicBool::new(false));
-    let spinner = {
-        let (spinning, stop, request) = (spinning.clone(), stop.clone(), request.clone());
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                drop(spinning.review_here(&request))
-            }
-        })
-    };
-    let beside = times(&honest, MANY);
-    stop.store(true, Ordering::Relaxed);
-    spinner.join().unwrap();
-    for (name, mut times) in [("alone", alone), ("beside a spinning guest", beside)] {
-        println!("  an honest decision {name:<24} {}", quantiles(&mut times));
+    let ask = |hostile: &Pinned| drop(black_box(hostile.review_here(&request)));
+    let (spin, grow) = (|| ask(&spinning), || ask(&growing));
+    let beside: [(&str, Option<Work<'_>>); 4] = [
+        ("alone", None),
+        ("beside plain arithmetic", Some(&arithmetic)),
+        ("beside a guest that spins", Some(&spin)),
+        ("beside a guest that grows", Some(&grow)),
+    ];
+    let mut kept = beside.map(|_| Vec::new());
+    for _ in 0..10 {
+        for ((_, work), kept) in beside.iter().zip(&mut kept) {
+            kept.extend(while_busy(*work, || times(&honest, MANY / 10)));
+        }
     }
+    for ((name, _), mut times) in beside.into_iter().zip(kept) {
+        println!("  an honest decision {name:<26} {}", quantiles(&mut times));
+    }
+}
+
+/// Measures while another thread works.
+fn while_busy<T>(work: Option<Work<'_>>, measure: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if let Some(work) = work {
+            let stop = &stop;
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+        }
+        let measured = measure();
+        stop.store(true, Ordering::Relaxed);
+        measured
+    })
 }
 
 /// P4: swaps under load.

@@ -23,6 +23,11 @@ use super::{AuditRefused, Entry, OpenFailure, Settings, Sync};
 
 /// How often refusals are written, a broken file is tried again, and lines reach the disk under [`Sync::EverySecond`].
 const EVERY: Duration = Duration::from_secs(1);
+/// How long the thread sleeps after a line instead of waiting for the next: who records need not wake it, which costs them more
+/// than the line does. A burst is written together.
+const LINGER: Duration = Duration::from_millis(2);
+/// Least queue with which it lingers: what comes meanwhile must have room.
+const LINGER_ROOM: usize = 1024;
 /// How often the head goes to the normal log.
 const HEAD_EVERY: Duration = Duration::from_secs(60);
 
@@ -76,6 +81,8 @@ impl Audit {
             masks: Masks::new(&settings.mask),
             state: state.clone(),
             unsynced: None,
+            torn: false,
+            lost_told: 0,
             told: None,
         };
         if torn > 0 {
@@ -153,6 +160,17 @@ impl Audit {
     }
 }
 
+/// The next piece of work: what is there; after a moment, if it should linger; then whatever comes in time.
+fn next(work: &Receiver<Work>, linger: bool, wait: Duration) -> Result<Work, RecvTimeoutError> {
+    if let Ok(work) = work.try_recv() {
+        return Ok(work);
+    }
+    if linger {
+        std::thread::sleep(LINGER);
+    }
+    work.recv_timeout(wait)
+}
+
 struct Opened {
     file: File,
     head: Head,
@@ -201,6 +219,10 @@ struct Writer {
     masks: Masks,
     state: Arc<State>,
     unsynced: Option<Instant>,
+    /// Half a line is at the end of the file, and nothing may be joined to it.
+    torn: bool,
+    /// The lost lines that the log tells of.
+    lost_told: u64,
     /// The head that was told last, and when.
     told: Option<(u64, Instant)>,
 }
@@ -208,8 +230,11 @@ struct Writer {
 impl Writer {
     fn run(mut self, work: &Receiver<Work>) {
         let mut looked = Instant::now();
+        let mut linger = false;
         loop {
-            match work.recv_timeout(EVERY.saturating_sub(looked.elapsed())) {
+            let next = next(work, linger, EVERY.saturating_sub(looked.elapsed()));
+            linger = matches!(next, Ok(Work::Line(_))) && self.settings.queue >= LINGER_ROOM;
+            match next {
                 Ok(Work::Line(entry)) => {
                     self.state.waiting.fetch_sub(1, Ordering::Relaxed);
                     self.line(&entry);
@@ -236,10 +261,12 @@ impl Writer {
 
     fn every_second(&mut self) {
         self.refusals();
-        if self.state.broken.load(Ordering::Acquire) {
-            // Whether it can be written again is found out by writing.
-            let lost = self.state.lost.load(Ordering::Relaxed);
-            self.write(json!({"time_ms": now_ms(), "hook": "log", "event": "lost", "lines": lost}));
+        let lost = self.state.lost.load(Ordering::Relaxed);
+        // Whether it can be written again is found out by writing.
+        if (lost != self.lost_told || self.state.broken.load(Ordering::Acquire))
+            && self.write(json!({"time_ms": now_ms(), "hook": "log", "event": "lost", "lines": lost}))
+        {
+            self.lost_told = lost;
         }
         if self.settings.sync == Sync::EverySecond {
             self.sync_now();
@@ -254,32 +281,37 @@ impl Writer {
         let tenant = entry.principal().tenant.clone();
         let values = [Keep::Most, Keep::Gist].into_iter().map(|keep| entry.value(&self.masks, keep));
         let (line, head) = self.head.join(values);
-        self.append(&line, head, Some(&tenant));
+        if self.append(&line, head) {
+            self.state.tally.wrote(&tenant, line.len());
+        } else {
+            self.state.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn refusals(&mut self) {
         for line in self.state.tally.take_refusals() {
-            self.write(line);
+            if !self.write(line) {
+                self.state.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
-    /// A line about the log itself.
-    fn write(&mut self, value: Value) {
+    /// A line about something else than one decision. Whether it was written.
+    fn write(&mut self, value: Value) -> bool {
         let (line, head) = self.head.join([value]);
-        self.append(&line, head, None);
+        self.append(&line, head)
     }
 
-    fn append(&mut self, line: &str, head: Head, tenant: Option<&Arc<str>>) {
+    /// Whether the line was written.
+    fn append(&mut self, line: &str, head: Head) -> bool {
         if self.length > 0 && self.length + line.len() as u64 > self.settings.rotate {
             self.rotate();
         }
-        match self.file.write_all(line.as_bytes()) {
+        let written = self.whole(line);
+        match &written {
             Ok(()) => {
                 self.head = head;
                 self.length += line.len() as u64;
-                if let Some(tenant) = tenant {
-                    self.state.tally.wrote(tenant, line.len());
-                }
                 self.unsynced.get_or_insert_with(Instant::now);
                 if self.state.broken.swap(false, Ordering::AcqRel) {
                     tracing::warn!(
@@ -288,17 +320,23 @@ impl Writer {
                     );
                 }
             }
-            Err(error) => {
-                // Half a line may be there: what follows must not be joined to it.
-                if let Err(error) = self.file.set_len(self.length) {
-                    tracing::error!(%error, "half a line stays in the decision log");
-                }
-                self.broken(&error);
-            }
+            Err(error) => self.broken(error),
         }
         if self.settings.sync == Sync::Always {
             self.sync_now();
         }
+        written.is_ok()
+    }
+
+    /// Writes a line whole, or leaves nothing of it that a later one could be joined to.
+    fn whole(&mut self, line: &str) -> std::io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.length)?;
+            self.torn = false;
+        }
+        self.file.write_all(line.as_bytes()).inspect_err(|_| {
+            self.torn = self.file.set_len(self.length).is_err();
+        })
     }
 
     /// Begins another file. When that fails, this one goes on.
@@ -348,6 +386,5 @@ impl Writer {
         if !self.state.broken.swap(true, Ordering::AcqRel) {
             tracing::error!(%error, "the decision log cannot be written");
         }
-        self.state.lost.fetch_add(1, Ordering::Relaxed);
     }
 }

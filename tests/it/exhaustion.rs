@@ -113,25 +113,29 @@ fn a_full_disk_under_the_decision_log_refuses_opens_the_breaker_only_for_two_ten
 }
 
 #[test]
-fn a_full_disk_under_the_decision_log_counts_the_loss_when_told_to_drop() {
+fn a_full_disk_under_the_decision_log_counts_the_loss_when_told_to_drop_and_the_log_is_whole_afterwards() {
     let Some(small) = Small::mount("256k") else { return };
     let log = small.path().join("decisions");
     let gateway = Gateway::with(&format!("[audit]\npath = {log:?}\noverflow = \"drop\"\n"));
     run(async {
         let mut client = Client::connect(&gateway).await;
         client.start(&["true"]).await;
-        small.fill();
+        let filler = small.fill();
         let since = std::time::Instant::now();
         loop {
             client.start(&["true"]).await;
             let (_, metrics) = get(&gateway, "/metrics").await;
             let lost = metrics.lines().find_map(|line| line.strip_prefix("execgate_audit_lost_total "));
             if lost.unwrap().parse::<u64>().unwrap() > 0 {
-                return;
+                break;
             }
             assert!(since.elapsed() < PATIENCE, "nothing was counted as lost");
         }
+        std::fs::remove_file(filler).unwrap();
     });
+    let told = || std::fs::read_to_string(&log).unwrap().contains("\"event\":\"lost\"");
+    eventually(PATIENCE, "the log itself tells of the loss", told);
+    execgate::audit::verify(&log, None).unwrap();
 }
 
 /// Bounds the address space of a process to so much more than it has; `None` lifts the bound.
