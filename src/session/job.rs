@@ -125,7 +125,8 @@ pub struct Job {
     pub(super) master: Mutex<Option<OwnedFd>>,
     pub(super) state: watch::Sender<JobState>,
     pub(super) ending: watch::Sender<Option<Ending>>,
-    pub(super) since: Instant,
+    /// When its leader was let go.
+    pub since: Instant,
     // Those who must hear of a change of the state; held for one walk, never across an await.
     pub(super) listeners: Mutex<Vec<Weak<Notify>>>,
 }

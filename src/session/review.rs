@@ -241,6 +241,7 @@ fn count<P>(hook: &'static str, ballots: &[Ballot<P>], refusal: Option<&Refusal>
             Ok(Verdict::Deny(_)) => "deny",
             Err(_) => "broken",
         };
+        tracing::debug!(stage = "decide", hook, policy = %ballot.policy, outcome, took = ?ballot.took, "stage");
         let policy = ballot.policy.to_string();
         metrics::counter!("execgate_verdicts_total", "hook" => hook, "policy" => policy, "outcome" => outcome)
             .increment(1);

@@ -32,6 +32,7 @@ pub(super) async fn run(
     let mut watch = Watch::new(&job, &running, limits);
     let status = watch.until_exited().await;
     let reason = watch.reason(status);
+    tracing::debug!(stage = "exit", job = %job.card.id, took = ?job.since.elapsed(), "stage");
     job.set(|state| {
         state.paused = None;
         state.exited = Some(Exited { status, reason, after: job.since.elapsed() });

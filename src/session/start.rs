@@ -118,6 +118,7 @@ pub(super) async fn job(
         }
         Ok(Released { job, pumps, slot, limits }) => {
             metrics::histogram!("execgate_spawn_seconds").record(begun.elapsed().as_secs_f64());
+            tracing::debug!(stage = "spawn", job = %job.card.id, took = ?begun.elapsed(), "stage");
             core.registry.add_job(job.clone());
             if let Some(reason) = state.borrow().closing {
                 job.end(Ending::kill(reason));

@@ -115,6 +115,7 @@ pub(super) async fn answer(
         connection = %connection.link.id(),
         tenant = %connection.caller.principal.tenant
     );
+    span.in_scope(|| tracing::debug!(stage = "decode", took = ?since.elapsed(), "stage"));
     let outcome = run(&connection, method).instrument(span).await;
     let word = if outcome.is_ok() { "ok" } else { "error" };
     ::metrics::counter!("execgate_requests_total", "outcome" => word).increment(1);

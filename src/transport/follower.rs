@@ -41,6 +41,8 @@ pub(super) struct Follower {
 #[derive(Debug, Default)]
 struct Told {
     paused: Option<Pause>,
+    /// Its first byte.
+    begun: bool,
     exited: bool,
     closed: bool,
 }
@@ -159,6 +161,7 @@ impl Follower {
         buffer.resize(frame::HEADER, 0);
         Some(match self.viewer.next(most, &mut buffer)? {
             Item::Data { stream, offset, .. } => {
+                self.begin();
                 let header = frame::output_header(self.channel, stream, offset);
                 if let Some(head) = buffer.first_chunk_mut() {
                     *head = header;
@@ -184,16 +187,26 @@ impl Follower {
         let id = self.id();
         let mut buffer = Vec::new();
         Some(text(match self.viewer.next(most, &mut buffer)? {
-            Item::Data { stream, offset, .. } => match std::str::from_utf8(&buffer) {
-                Ok(data) => event::output_text(id, stream, offset, data),
-                Err(_) => event::output_bytes(id, stream, offset, &buffer),
-            },
+            Item::Data { stream, offset, .. } => {
+                self.begin();
+                match std::str::from_utf8(&buffer) {
+                    Ok(data) => event::output_text(id, stream, offset, data),
+                    Err(_) => event::output_bytes(id, stream, offset, &buffer),
+                }
+            }
             Item::Gap { stream, from, to, reason } => {
                 count_gap(reason);
                 event::gap(id, stream, from, to, reason)
             }
             Item::Eof { stream, offset } => event::eof(id, stream, offset),
         }))
+    }
+
+    /// Says how long the first byte took, once.
+    fn begin(&mut self) {
+        if !std::mem::replace(&mut self.told.begun, true) {
+            tracing::debug!(stage = "first byte", job = %self.id(), took = ?self.job.since.elapsed(), "stage");
+        }
     }
 
     fn closed(&mut self) -> Option<Message> {

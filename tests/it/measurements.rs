@@ -3,13 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "the length of the soak comes from the environment")]
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
 
@@ -66,94 +65,6 @@ fn an_idle_gateway_exits_within_100_ms_of_sigterm() {
     let (p50, most) = (percentile(&mut times, 50), percentile(&mut times, 100));
     eprintln!("SIGTERM without jobs to exit 0: p50 {p50:?}, most {most:?} of 20");
     assert!(p50 <= Duration::from_millis(100), "{p50:?}");
-}
-
-/// What a load came to.
-#[derive(Debug, Default)]
-struct Load {
-    started: usize,
-    refused: BTreeMap<String, usize>,
-    refusals: Vec<Duration>,
-}
-
-/// One connection that asks for a start of `true` so often; more than `most` in flight it does not ask.
-async fn drive(gateway: &Gateway, every: Duration, most: usize, length: Duration) -> Load {
-    let (mut client, mut load) = (Client::connect(gateway).await, Load::default());
-    let mut flight: HashMap<u64, Instant> = HashMap::new();
-    let mut tick = interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let end = tokio::time::Instant::now() + length;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep_until(end) => return load,
-            _ = tick.tick(), if flight.len() < most => {
-                let id = client.send("job.start", json!({"argv": ["true"], "view": false})).await;
-                flight.insert(id, Instant::now());
-            }
-            message = client.next() => {
-                let Some(message) = message else { panic!("the connection ended under load") };
-                let Some(since) = message["id"].as_u64().and_then(|id| flight.remove(&id)) else { continue };
-                match message["error"]["data"]["kind"].as_str() {
-                    None => load.started += 1,
-                    Some(kind) => {
-                        *load.refused.entry(kind.to_owned()).or_default() += 1;
-                        load.refusals.push(since.elapsed());
-                    }
-                }
-            }
-        }
-    }
-}
-
-async fn all(gateway: &Gateway, clients: u32, rate: f64, most: usize, length: Duration) -> Load {
-    let every = Duration::from_secs_f64(f64::from(clients) / rate);
-    let loads = (0..clients).map(|_| drive(gateway, every, most, length));
-    let mut sum = Load::default();
-    for load in futures_util::future::join_all(loads).await {
-        sum.started += load.started;
-        sum.refusals.extend(load.refusals);
-        for (kind, n) in load.refused {
-            *sum.refused.entry(kind).or_default() += n;
-        }
-    }
-    sum
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn overload_of_ten_times_the_peak_keeps_goodput_and_refuses_fast() {
-    let gateway = Gateway::with(&format!("{OPEN}[limits]\njobs = 8\nrequests_per_second = 100000\n"));
-    run(async {
-        let length = Duration::from_secs(5);
-        let seconds = length.as_secs_f64();
-        // As fast as two clients with two in flight each can go.
-        all(&gateway, 2, 100_000.0, 2, Duration::from_secs(2)).await;
-        let peak = all(&gateway, 2, 100_000.0, 2, length).await.started as f64 / seconds;
-        let mut over = all(&gateway, 20, 10.0 * peak, 64, length).await;
-        let since = Instant::now();
-        Client::connect(&gateway)
-            .await
-            .call("job.start", json!({"argv": ["true"]}))
-            .await
-            .expect("recovered");
-        let recovery = since.elapsed();
-        let goodput = over.started as f64 / seconds;
-        let refused: usize = over.refused.values().sum();
-        let offered = (over.started + refused) as f64 / seconds;
-        let (p50, p99) = (percentile(&mut over.refusals, 50), percentile(&mut over.refusals, 99));
-        eprintln!(
-            "overload: peak {peak:.0}/s; offered {offered:.0}/s, goodput {goodput:.0}/s = {:.0} % of peak; refused {:?}, p50 {p50:?}, \
-             p99 {p99:?}; a start after it took {recovery:?}",
-            100.0 * goodput / peak,
-            over.refused
-        );
-        assert!(
-            over.refused
-                .keys()
-                .all(|kind| ["limit_exceeded", "rate_limited", "unavailable"].contains(&kind.as_str()))
-        );
-        assert!(recovery < Duration::from_secs(1), "{recovery:?}");
-    });
 }
 
 /// Numbers that nobody can predict and everybody can repeat (Knuth's 64-bit linear congruence).

@@ -465,6 +465,31 @@ fn metrics_and_reasons_are_for_admins_and_for_the_admins_door() {
 }
 
 #[test]
+fn the_log_says_how_long_each_stage_of_a_request_took_under_its_id() {
+    let gateway = Gateway::with("[log]\nlevel = \"debug\"\n");
+    let job = run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["echo", "x"]).await;
+        client.event_of("job.closed", &job).await;
+        job
+    });
+    let log = gateway.log();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stages = |stage: &str| lines.iter().filter(|line| line["stage"] == stage).collect::<Vec<_>>();
+    let spawn = stages("spawn")[0];
+    let request = &spawn["span"]["request_id"];
+    assert!(request.is_string() && spawn["job"] == job, "{spawn}");
+    let of_it = |stage: &str| stages(stage).into_iter().find(|line| line["span"]["request_id"] == *request);
+    for stage in ["decode", "decide", "exit"] {
+        assert!(of_it(stage).is_some_and(|line| line["took"].is_string()), "{stage}: {log}");
+    }
+    let judged = |line: &&&Value| line["hook"] == "command" && line["policy"].is_string();
+    let of_command = stages("decide").iter().filter(judged).count();
+    assert!(of_command > 0, "{log}");
+    assert_eq!(stages("first byte")[0]["job"], job, "{log}");
+}
+
+#[test]
 fn log_lines_are_json_escape_control_bytes_and_carry_no_secret() {
     let gateway = Gateway::with("[log]\nlevel = \"debug\"\n[jobs]\nenv_allow = [\"*\"]\n");
     run(async {
