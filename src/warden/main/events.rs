@@ -29,6 +29,8 @@ impl Process {
                     None => self.fail(number, WireFailure::new(SpawnStage::Gate, Errno::EPROTO, "leader")),
                 },
                 Err(rustix::io::Errno::AGAIN) => return,
+                // Told once, and before what it said last: it died with its errand unread.
+                Err(rustix::io::Errno::CONNRESET) => {}
                 Ok(Received::Garbage | Received::End) | Err(_) => return self.gate_closed(number),
             }
         }

@@ -117,6 +117,8 @@ impl Process {
                 true
             }
             Some(Err(_)) | None => {
+                // What it said last is why.
+                self.on_gate(number);
                 self.fail(number, WireFailure::new(SpawnStage::Gate, Errno::ECHILD, "leader died"));
                 false
             }

@@ -69,6 +69,13 @@ pub fn time_on_cpu(pid: i32) -> u64 {
     stat.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
+/// How often the process has left the processor of its own accord (proc_pid_status(5)).
+pub fn rests(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap_or("0");
+    line.trim().parse().unwrap_or(0)
+}
+
 /// Open descriptors.
 pub fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0)
