@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::authentication::{answer, refused, token_table, with_token};
+use crate::support::guest::Guest;
 use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
 use crate::transport::get;
 
@@ -367,6 +368,40 @@ fn shutdown_during_starts_pauses_and_batches_leaves_no_orphan() {
         }
     });
     assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    assert!(gateway.survivors().is_empty(), "{:?}", gateway.survivors());
+}
+
+/// Processor time the process has used, in ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn shutdown_during_a_slow_policy_call_starts_nothing_and_ends_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = directory.path().join("slow.wasm");
+    let slow = Guest { review: "(loop $l (br $l)) (unreachable)", ..Guest::default() };
+    std::fs::write(&module, slow.module()).unwrap();
+    let mut gateway = Gateway::with(&format!(
+        "[policy.quota]\nmodule = \"builtin:session-quota\"\n[policy.slow]\nmodule = {module:?}\nbudget = \"1s\"\n\
+         [drain]\ngrace = \"100ms\"\nkill_grace = \"100ms\"\n"
+    ));
+    let since = run(async {
+        let mut client = Client::connect(&gateway).await;
+        client.call("session.open", json!({})).await.unwrap();
+        let before = ticks(gateway.pid());
+        client.send("job.start", json!({"argv": ["sleep", "1000"]})).await;
+        eventually(PATIENCE, "the policy is at it", || ticks(gateway.pid()) >= before + 10);
+        gateway.signal(Signal::SIGTERM);
+        let since = Instant::now();
+        assert_eq!(client.close_code().await, Some(1012));
+        since
+    });
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    eprintln!("SIGTERM during a policy call to exit: {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_millis(2_200), "delay, graces and 2 s: {:?}", since.elapsed());
     assert!(gateway.survivors().is_empty(), "{:?}", gateway.survivors());
 }
 
