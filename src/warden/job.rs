@@ -14,6 +14,8 @@ use crate::domain::{Breach, ExitStatus};
 
 /// How often a tree without a leaf is looked at after its leader exited.
 const WATCH_EVERY: Duration = Duration::from_millis(25);
+/// How often a group that is to freeze or thaw is looked at: the kernel holds back a second notice for 10 ms.
+pub(super) const LOOK_FROZEN: Duration = Duration::from_millis(1);
 /// How often a tree that was killed is looked at: a thousand processes in a leaf take about as long to die.
 pub(super) const LOOK_SOON: Duration = Duration::from_millis(20);
 /// How often a tree that should have died in time is tried again.
@@ -91,7 +93,10 @@ pub(super) struct Pause {
     pub(super) wanted: bool,
     /// Those who wait for the kernel's acknowledgement.
     pub(super) asks: Vec<u64>,
+    /// When they are told that it did not come.
     pub(super) deadline: Option<Instant>,
+    /// When the group is looked at for it next.
+    pub(super) look_at: Option<Instant>,
 }
 
 impl Job {
@@ -127,6 +132,7 @@ impl Job {
             overdue,
             self.look_at,
             self.pause.deadline,
+            self.pause.look_at,
             self.patience.map(|(at, _)| at),
             limits,
         ];

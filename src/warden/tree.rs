@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::job::{Job, Killed, LOOK_SOON, Phase};
+use super::job::{Job, Killed, LOOK_FROZEN, LOOK_SOON, Phase};
 use super::proto::Answer;
 use super::spawn::errno_of;
 use super::walk::{self, Seen};
@@ -143,7 +143,8 @@ pub(super) fn pause(job: &mut Job, ask: u64, wanted: bool, patience: Duration) -
     }
     job.pause.wanted = wanted;
     job.pause.asks.push(ask);
-    job.pause.deadline = Some(Instant::now() + patience);
+    let now = Instant::now();
+    (job.pause.deadline, job.pause.look_at) = (Some(now + patience), Some(now + LOOK_FROZEN));
     None
 }
 
@@ -161,9 +162,10 @@ pub(super) fn settled(job: &mut Job, now: Instant) -> Option<(Answer, Vec<u64>)>
     } else if late {
         Answer::Errno(Errno::ETIMEDOUT as i32)
     } else {
+        job.pause.look_at = Some(now + LOOK_FROZEN);
         return None;
     };
-    job.pause.deadline = None;
+    (job.pause.deadline, job.pause.look_at) = (None, None);
     Some((answer, std::mem::take(&mut job.pause.asks)))
 }
 
