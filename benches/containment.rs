@@ -8,18 +8,17 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // forks of a process that does nothing else
 #![allow(dead_code, unreachable_pub, missing_docs)] // the support of the integration tests, of which little is used here
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command as Program, Stdio as ProgramStdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use execgate::domain::{Command, DecisionId, Facts, JobId, JobLimits, Resolved, SessionId, Tier};
-use execgate::verdict::{Ballot, Cleared, Folded, Mode, Permission, Verdict, fold_command};
-use execgate::warden::{PipeEnds, Prepare, Prepared, Running, Settings, Stdio, Warden, async_fd};
+use execgate::domain::{JobId, JobLimits, SessionId, Tier};
+use execgate::warden::{PipeEnds, Prepare, Running, Settings, Stdio, Warden, async_fd};
 use nix::unistd::{ForkResult, fork, setsid};
 use tokio::io::Interest;
 
+#[path = "support/cleared.rs"]
+mod cleared;
 #[path = "../tests/it/support/client.rs"]
 mod client;
 #[path = "../tests/it/support/gateway.rs"]
@@ -27,6 +26,7 @@ mod gateway;
 #[path = "../tests/it/support/proc.rs"]
 mod proc;
 
+use cleared::cleared;
 use client::Client;
 use gateway::Gateway;
 
@@ -269,23 +269,6 @@ async fn tree(warden: &Warden, number: usize, size: usize) -> (Running, PipeEnds
     let read = said.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut [0; 16])?)).await;
     assert!(read.unwrap() > 0);
     (running, ends)
-}
-
-fn cleared(prepared: &Prepared, argv: Vec<String>) -> Cleared<Resolved> {
-    let command = Command { argv, cwd: None, env: BTreeMap::new(), terminal: None };
-    let facts =
-        Facts { executable: prepared.executable().clone(), cwd: prepared.cwd().to_owned(), script: None };
-    let ballot = Ballot {
-        policy: Arc::from("bench"),
-        author: Default::default(),
-        mode: Mode::Enforce,
-        outcome: Ok(Verdict::Allow(Permission::default())),
-        took: Duration::ZERO,
-    };
-    match fold_command(DecisionId::from_bits(1), Resolved { command, facts }, &[ballot]).unwrap() {
-        Folded::Cleared(cleared) => *cleared,
-        Folded::Changed(_) => unreachable!("nothing was changed"),
-    }
 }
 
 fn show(mut times: Vec<Duration>) -> String {

@@ -8,20 +8,20 @@
 #![allow(clippy::print_stdout)] // its result is what it prints
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, dead_code)] // the other bench's client
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command as Program, ExitCode, Stdio as ProgramStdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use execgate::domain::{Command, DecisionId, ExitStatus, Facts, JobId, JobLimits, Resolved, SessionId};
-use execgate::verdict::{Ballot, Cleared, Folded, Mode, Permission, Verdict, fold_command};
-use execgate::warden::{self, Prepare, Prepared, Settings, Stdio, Warden};
+use execgate::domain::{ExitStatus, JobId, JobLimits, SessionId};
+use execgate::warden::{self, Prepare, Settings, Stdio, Warden};
 use sha2::{Digest as _, Sha256};
 
+#[path = "support/cleared.rs"]
+mod cleared;
 #[path = "gateway/wire.rs"]
 mod wire;
 
+use cleared::cleared;
 use wire::Wire;
 
 const STARTS: usize = 1000;
@@ -251,29 +251,12 @@ async fn start(warden: &Warden, job: JobId) -> [Duration; 3] {
     let prepared = warden.prepare(prepare).await.unwrap();
     let facts = begun.elapsed();
     let (stdio, _ends) = Stdio::pipes(false).unwrap();
-    let cleared = cleared(&prepared);
+    let cleared = cleared(&prepared, vec!["/bin/true".into()]);
     let running = prepared.release(&cleared, stdio, &JobLimits::default()).await.unwrap();
     assert_eq!(running.exited().await, ExitStatus::Code(0));
     let exited = begun.elapsed();
     assert_eq!(running.emptied().await.survivors, 0);
     [facts, exited, begun.elapsed()]
-}
-
-fn cleared(prepared: &Prepared) -> Cleared<Resolved> {
-    let command = Command { argv: vec!["/bin/true".into()], cwd: None, env: BTreeMap::new(), terminal: None };
-    let facts =
-        Facts { executable: prepared.executable().clone(), cwd: prepared.cwd().to_owned(), script: None };
-    let ballot = Ballot {
-        author: Default::default(),
-        policy: Arc::from("bench"),
-        mode: Mode::Enforce,
-        outcome: Ok(Verdict::Allow(Permission::default())),
-        took: Duration::ZERO,
-    };
-    match fold_command(DecisionId::from_bits(1), Resolved { command, facts }, &[ballot]).unwrap() {
-        Folded::Cleared(cleared) => *cleared,
-        Folded::Changed(_) => unreachable!("nothing was changed"),
-    }
 }
 
 fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {

@@ -23,7 +23,7 @@ impl Masks {
         if self.names(name) { (MASK.to_owned(), true) } else { self.text(value) }
     }
 
-    /// Arguments: `--token=x`, `--token x`, `TOKEN=x` anywhere in a text, and what follows `Bearer` or `Basic`.
+    /// Arguments: `--token=x`, `--token x`; anywhere in a text `TOKEN=x`, `Token: x`, and what follows `Bearer` or `Basic`.
     pub(super) fn argv(&self, argv: &[String]) -> (Vec<String>, bool) {
         let mut any = false;
         let mut is_named = false;
@@ -41,29 +41,43 @@ impl Masks {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut any = false;
-        while let Some((before, after)) = rest.split_once('=') {
+        while let Some((before, after)) = rest.split_once(['=', ':']) {
             let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
             let name = before.rsplit(|c: char| !is_part(c)).next().unwrap_or_default();
+            let is_header = rest.as_bytes().get(before.len()) == Some(&b':');
             out.push_str(before);
-            out.push('=');
+            out.push(if is_header { ':' } else { '=' });
             rest = after;
-            if self.names(name) && !after.is_empty() {
+            let value = if is_header { after.trim_start_matches([' ', '\t']) } else { after };
+            let is_value = !value.is_empty() && (!is_header || value.len() < after.len());
+            if is_value && self.names(name) {
+                out.push_str(if is_header { " " } else { "" });
                 out.push_str(MASK);
-                rest = behind(after);
+                rest = if is_header { behind_header(value) } else { behind(value) };
                 any = true;
             }
         }
         out.push_str(rest);
-        for scheme in ["Bearer ", "Basic "] {
-            if let Some((before, after)) = out.split_once(scheme)
-                && !after.is_empty()
-            {
-                out = format!("{before}{scheme}{MASK}{}", behind(after));
-                any = true;
+        for scheme in ["Bearer ", "bearer ", "Basic "] {
+            let mut parts = out.split(scheme);
+            let mut masked = parts.next().unwrap_or_default().to_owned();
+            for value in parts {
+                masked.push_str(scheme);
+                if !value.is_empty() && value != MASK {
+                    masked.push_str(MASK);
+                    masked.push_str(behind(value));
+                    any = true;
+                }
             }
+            out = masked;
         }
         (out, any)
     }
+}
+
+/// What comes after the value of a header that begins here: to the quote around it, or to the end of the line.
+fn behind_header(value: &str) -> &str {
+    value.find(['\'', '"', '\n']).and_then(|end| value.get(end..)).unwrap_or_default()
 }
 
 /// What comes after the value that begins here: to its closing quote, or to the next blank or separator.
@@ -98,7 +112,7 @@ mod tests {
     fn secrets_are_masked_however_they_are_spelt() {
         let masks = Masks::new(&["*token*".to_owned(), "*passw*".to_owned(), "api_key".to_owned()]);
         let argv = |argv: &[&str]| masks.argv(&argv.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
-        let table: [(&[&str], &[&str]); 8] = [
+        let table: [(&[&str], &[&str]); 13] = [
             (&["x", "--password=abc", "y"], &["x", "--password=***", "y"]),
             (&["x", "--password", "abc", "y"], &["x", "--password", "***", "y"]),
             (&["x", "--API-KEY=abc"], &["x", "--API-KEY=***"]),
@@ -107,6 +121,14 @@ mod tests {
                 &["sh", "-c", "GH_TOKEN=*** curl x; TOKEN=*** y"],
             ),
             (&["curl", "-H", "Authorization: Bearer abc.def"], &["curl", "-H", "Authorization: Bearer ***"]),
+            (
+                &["sh", "-c", "x 'a: Bearer b' 'c: bearer d'"],
+                &["sh", "-c", "x 'a: Bearer ***' 'c: bearer ***'"],
+            ),
+            (&["curl", "-H", "X-Token: a b"], &["curl", "-H", "X-Token: ***"]),
+            (&["sh", "-c", "curl -H 'Api-Key:  a b' u"], &["sh", "-c", "curl -H 'Api-Key: ***' u"]),
+            (&["curl", "-H", "X-Token:"], &["curl", "-H", "X-Token:"]),
+            (&["scp", "token:file", "x: y"], &["scp", "token:file", "x: y"]),
             (&["curl", "http://h/?token=abc&x=1"], &["curl", "http://h/?token=***&x=1"]),
             (&["x", "--password=\"open"], &["x", "--password=***"]),
             (&["ls", "-l", "a=b"], &["ls", "-l", "a=b"]),

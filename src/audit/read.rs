@@ -95,20 +95,16 @@ impl Recorded {
 
     /// The call that the charges were for.
     pub fn call(&self) -> Option<Call> {
-        let (principal, origin, when, method, program) = match self.again.as_ref().ok()? {
-            Again::Call(call) => return Some((**call).clone()),
-            Again::Session(r) => (&r.principal, &r.origin, &r.when, CallMethod::SessionOpen, None),
-            Again::Command(r) => {
-                let program = r.resolved.command.program().to_owned();
-                (&r.principal, &r.origin, &r.when, CallMethod::JobStart, Some(program))
-            }
-        };
-        Some(Call {
-            principal: principal.clone(),
-            origin: origin.clone(),
-            when: when.clone(),
-            method,
-            program,
+        Some(match self.again.as_ref().ok()? {
+            Again::Call(call) => (**call).clone(),
+            Again::Command(request) => request.call(),
+            Again::Session(request) => Call {
+                principal: request.principal.clone(),
+                origin: request.origin.clone(),
+                when: request.when.clone(),
+                method: CallMethod::SessionOpen,
+                program: None,
+            },
         })
     }
 }

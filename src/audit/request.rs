@@ -85,7 +85,7 @@ pub(super) fn command(request: &CommandRequest, grants: &[String], masks: &Masks
     let mut value = json!({
         "principal": principal(&request.principal, masks, &mut masked), "origin": origin(&request.origin), "when": when(&request.when),
         "session": request.session.to_string(), "executable": executable(&facts.executable), "argv": argv, "cwd": facts.cwd,
-        "env": env, "terminal": asked.terminal.is_some(), "labels": request.labels, "usage": usage(request.usage),
+        "env": env, "terminal": asked.terminal.is_some(), "labels": words(&request.labels, masks, &mut masked), "usage": usage(request.usage),
     });
     if let (Value::Object(map), Some(script)) = (&mut value, script) {
         map.insert("script".to_owned(), script);
@@ -97,7 +97,7 @@ pub(super) fn session(request: &SessionRequest, masks: &Masks, room: usize) -> W
     let mut masked = false;
     let value = json!({
         "principal": principal(&request.principal, masks, &mut masked), "origin": origin(&request.origin), "when": when(&request.when),
-        "session": request.session.to_string(), "labels": request.labels, "usage": usage(request.usage),
+        "session": request.session.to_string(), "labels": words(&request.labels, masks, &mut masked), "usage": usage(request.usage),
     });
     Written::new(value, masked, room)
 }
@@ -117,16 +117,22 @@ fn is_granted(grants: &[String], name: &str) -> bool {
     grants.iter().any(fits)
 }
 
+/// Words by their names, those of secrets masked.
+fn words<'a>(
+    words: &'a BTreeMap<String, String>,
+    masks: &Masks,
+    masked: &mut bool,
+) -> BTreeMap<&'a String, String> {
+    let one = |(name, value): (&'a String, &String)| {
+        let (value, any) = masks.value(name, value);
+        *masked |= any;
+        (name, value)
+    };
+    words.iter().map(one).collect()
+}
+
 fn principal(principal: &Principal, masks: &Masks, masked: &mut bool) -> Value {
-    let attributes: BTreeMap<_, _> = principal
-        .attributes
-        .iter()
-        .map(|(name, value)| {
-            let (value, any) = masks.value(name, value);
-            *masked |= any;
-            (name, value)
-        })
-        .collect();
+    let attributes = words(&principal.attributes, masks, masked);
     json!({
         "tenant": &*principal.tenant, "subject": &*principal.subject,
         "groups": principal.groups.iter().map(|g| &**g).collect::<Vec<_>>(), "attributes": attributes,

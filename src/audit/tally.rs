@@ -57,6 +57,14 @@ struct Bytes {
     tenants: HashMap<Arc<str>, u64>,
 }
 
+impl Bytes {
+    /// The tenant whose count this one's bytes go to: its own, as long as there is room for one.
+    fn counted_as(&self, tenant: &Arc<str>) -> Arc<str> {
+        let has_own = self.tenants.len() < TENANTS || self.tenants.contains_key(tenant);
+        if has_own { tenant.clone() } else { "".into() }
+    }
+}
+
 impl Tally {
     pub(super) fn new(most_bytes: u64) -> Self {
         let bytes = Bytes { since: Instant::now(), tenants: HashMap::new() };
@@ -98,12 +106,29 @@ impl Tally {
         if bytes.since.elapsed() >= SHARE {
             *bytes = Bytes { since: Instant::now(), tenants: HashMap::new() };
         }
-        bytes.tenants.get(tenant).is_none_or(|spent| *spent < self.most_bytes)
+        bytes.tenants.get(&bytes.counted_as(tenant)).is_none_or(|spent| *spent < self.most_bytes)
     }
 
     pub(super) fn wrote(&self, tenant: &Arc<str>, length: usize) {
         let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let tenant = if bytes.tenants.len() < TENANTS { tenant.clone() } else { "".into() };
-        *bytes.tenants.entry(tenant).or_default() += length as u64;
+        let counted = bytes.counted_as(tenant);
+        *bytes.tenants.entry(counted).or_default() += length as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_beyond_the_table_share_one_count_and_the_others_keep_theirs() {
+        let tally = Tally::new(10);
+        let name = |n: usize| Arc::from(format!("t{n}"));
+        (0..TENANTS).for_each(|n| tally.wrote(&name(n), 1));
+        tally.wrote(&name(0), 9);
+        assert!(!tally.has_share(&name(0)) && tally.has_share(&name(1)));
+        tally.wrote(&name(TENANTS), 6);
+        tally.wrote(&name(TENANTS + 1), 6);
+        assert!(!tally.has_share(&name(TENANTS)) && !tally.has_share(&name(TENANTS + 2)));
     }
 }

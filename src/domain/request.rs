@@ -71,6 +71,19 @@ pub struct CommandRequest {
     pub usage: UsageCounts,
 }
 
+impl CommandRequest {
+    /// The call that brought it, as rate policies are asked about it.
+    pub fn call(&self) -> Call {
+        Call {
+            principal: self.principal.clone(),
+            origin: self.origin.clone(),
+            when: self.when.clone(),
+            method: CallMethod::JobStart,
+            program: Some(self.resolved.command.program().to_owned()),
+        }
+    }
+}
+
 /// A session that session policies are asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRequest {

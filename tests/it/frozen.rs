@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use execgate::domain::{Call, CallMethod, SessionRequest};
+use execgate::domain::SessionRequest;
 use execgate::policy::{Module, Pinned, Policies, PolicySettings, Settings};
 use execgate::verdict::Verdict;
 use sha2::{Digest as _, Sha256};
 
-use crate::support::guest::{Guest, embed};
+use crate::support::guest::{Guest, MEMORY, embed};
 use crate::support::request::command;
 
 /// Guests compiled when 1.0.0 was frozen, as they came out of the toolchain of that day, one a hook. Never built again.
@@ -47,15 +47,7 @@ fn a_session_guest_compiled_against_1_0_0_is_taken_and_decides() {
 
 #[test]
 fn a_rate_guest_compiled_against_1_0_0_is_taken_and_decides() {
-    let asked = command(&["ls"]);
-    let call = Call {
-        principal: asked.principal.clone(),
-        origin: asked.origin.clone(),
-        when: asked.when.clone(),
-        method: CallMethod::JobStart,
-        program: Some("ls".to_owned()),
-    };
-    let ballots = loaded("rate").charges_here(&call);
+    let ballots = loaded("rate").charges_here(&command(&["ls"]).call());
     assert!(matches!(&ballots[0].outcome, Ok(Verdict::Deny(d)) if d.code == "frozen"), "{ballots:?}");
 }
 
@@ -94,13 +86,7 @@ fn the_fixtures_are_made() {
         let zeros = "\\00".repeat(usize::from(code) - 1);
         let text = format!(
             r#"(module
-                (memory (export "memory") 2)
-                (global $free (mut i32) (i32.const 65536))
-                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                    (local $at i32)
-                    (local.set $at (i32.and (i32.add (global.get $free) (i32.const 15)) (i32.const -16)))
-                    (global.set $free (i32.add (local.get $at) (local.get 3)))
-                    (local.get $at))
+                {MEMORY}
                 (func (export "execgate:policy/plugin@1.0.0#describe") (result i32) (i32.const 1024))
                 (func (export "execgate:policy/plugin@1.0.0#configure") (param i32 i32) (result i32) (i32.const 1024))
                 (func (export "execgate:policy/{hook}@1.0.0#{func}") (param i32) (result i32) (i32.const 2048))

@@ -1,36 +1,6 @@
 //! A policy from nothing: written, built, tested and looked at, as the README has it.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the test runs cargo, which keeps its things where the environment says"
-)]
-
-use std::path::Path;
-use std::process::Output;
-
-use crate::support::Gateway;
-
-/// Runs the program in a folder.
-fn program(directory: &tempfile::TempDir, folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Gateway::command(directory);
-    // cargo and rustup keep their things at home.
-    for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.args(arguments).current_dir(folder).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn succeeds(directory: &tempfile::TempDir, folder: &Path, arguments: &[&str]) -> String {
-    let output = program(directory, folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
-    text(&output)
-}
+use crate::support::program::{program, succeeds, text};
 
 #[test]
 fn a_new_policy_builds_and_passes_its_tests_at_once() {

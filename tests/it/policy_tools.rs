@@ -1,31 +1,16 @@
 //! What a security team lives in: a policy from nothing to its tests, and the log as a test suite.
 
 use std::path::Path;
-use std::process::Output;
 use std::sync::Arc;
 
 use execgate::audit::{self, Asked, Audit, Entry};
-use execgate::domain::{Call, CallMethod, CommandRequest, DecisionId, Principal};
+use execgate::domain::{CommandRequest, DecisionId, Principal};
 use execgate::policy::{Policies, PolicySettings, Settings};
 use serde_json::Value;
 
+use crate::support::program::{program, succeeds, text};
 use crate::support::request::command;
-use crate::support::{Gateway, run};
-
-/// Runs the program in a folder.
-fn program(directory: &tempfile::TempDir, folder: &Path, arguments: &[&str]) -> Output {
-    Gateway::command(directory).args(arguments).current_dir(folder).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn succeeds(directory: &tempfile::TempDir, folder: &Path, arguments: &[&str]) -> String {
-    let output = program(directory, folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
-    text(&output)
-}
+use crate::support::run;
 
 const TABLE: &str = r#"
 policy = "builtin:command-rules"
@@ -161,14 +146,7 @@ fn record(path: &Path, count: usize, policies: &[PolicySettings]) {
     for number in 0..count {
         let request = mixed(number);
         let decision = DecisionId::from_bits(number as u128);
-        let call = Call {
-            principal: request.principal.clone(),
-            origin: request.origin.clone(),
-            when: request.when.clone(),
-            method: CallMethod::JobStart,
-            program: Some(request.resolved.command.program().to_owned()),
-        };
-        let charges = pinned.charges_here(&call);
+        let charges = pinned.charges_here(&request.call());
         let ballots = pinned.review_here(&request);
         let fold = audit::fold_of_command(1, decision, request.resolved.clone(), &ballots);
         let asked = Asked::Command(request, ballots);

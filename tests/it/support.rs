@@ -6,6 +6,7 @@ pub mod guest;
 pub mod http;
 pub mod pki;
 pub mod proc;
+pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod request;

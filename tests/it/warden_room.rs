@@ -27,6 +27,17 @@ use nix::libc;
 use tokio::io::Interest;
 
 const NOBODY: u32 = 65534;
+
+fn nobody() -> Identity {
+    Identity {
+        uid: NOBODY,
+        gid: NOBODY,
+        groups: vec![NOBODY],
+        user: "nobody".into(),
+        home: "/".into(),
+        shell: "/bin/sh".into(),
+    }
+}
 /// A hostile tree: sessions of their own, a double fork, deaf to TERM and HUP, one that stops itself.
 const TREE: &str = "trap '' TERM HUP; setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &); \
     sh -c 'kill -STOP $$' & (sh -c 'sleep 1000 & sleep 1000' &); echo ready; wait; sleep 1000";

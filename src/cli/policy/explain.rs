@@ -17,8 +17,8 @@ use crate::cli::serve::{self, sources};
 use crate::cli::target::Target;
 use crate::config::{self, Environment};
 use crate::domain::{
-    Authority, Call, CallMethod, Command, CommandRequest, DecisionId, Executable, FileIdentity, Interpreter,
-    Origin, Principal, SessionId, Terminal, TerminalSize, Transport, UsageCounts,
+    Authority, Command, CommandRequest, DecisionId, Executable, FileIdentity, Interpreter, Origin, Principal,
+    SessionId, Terminal, TerminalSize, Transport, UsageCounts,
 };
 use crate::facts;
 use crate::policy::Pinned;
@@ -98,14 +98,7 @@ fn local(args: &Explain) -> Result<Value, Trouble> {
 /// Both rounds, as a gateway has them.
 fn asked(pinned: &Pinned, request: &mut CommandRequest, path: &[PathBuf]) -> Result<Value, Trouble> {
     let decision = DecisionId::from_bits(0);
-    let call = Call {
-        principal: request.principal.clone(),
-        origin: request.origin.clone(),
-        when: request.when.clone(),
-        method: CallMethod::JobStart,
-        program: Some(request.resolved.command.program().to_owned()),
-    };
-    let charges = pinned.charges_here(&call);
+    let charges = pinned.charges_here(&request.call());
     let first = pinned.review_here(request);
     let before = request.resolved.clone();
     let folded = verdict::fold_charges(decision, &charges)

@@ -17,6 +17,15 @@ pub struct Guest<'a> {
     pub review: &'a str,
 }
 
+/// Memory, and the allocator that the host asks for room in it.
+pub const MEMORY: &str = r#"(memory (export "memory") 2)
+    (global $free (mut i32) (i32.const 65536))
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+        (local $at i32)
+        (local.set $at (i32.and (i32.add (global.get $free) (i32.const 15)) (i32.const -16)))
+        (global.set $free (i32.add (local.get $at) (local.get 3)))
+        (local.get $at))"#;
+
 impl Default for Guest<'_> {
     fn default() -> Self {
         Self { imports: "", fields: "", configure: "(i32.const 1024)", review: "(i32.const 1024)" }
@@ -30,13 +39,7 @@ impl Guest<'_> {
         let text = format!(
             r#"(module
                 {}
-                (memory (export "memory") 2)
-                (global $free (mut i32) (i32.const 65536))
-                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                    (local $at i32)
-                    (local.set $at (i32.and (i32.add (global.get $free) (i32.const 15)) (i32.const -16)))
-                    (global.set $free (i32.add (local.get $at) (local.get 3)))
-                    (local.get $at))
+                {MEMORY}
                 (func (export "execgate:policy/plugin@1.0.0#describe") (result i32) (i32.const 1024))
                 (func (export "execgate:policy/plugin@1.0.0#configure") (param i32 i32) (result i32) {})
                 (func (export "execgate:policy/command@1.0.0#review") (param i32) (result i32) {})

@@ -242,17 +242,6 @@ in_each_tier!(a_leader_that_dies_at_the_gate_fails_the_start, |warden| async mov
     idle(&warden).await;
 });
 
-fn nobody() -> Identity {
-    Identity {
-        uid: NOBODY,
-        gid: NOBODY,
-        groups: vec![NOBODY],
-        user: "nobody".into(),
-        home: "/".into(),
-        shell: "/bin/sh".into(),
-    }
-}
-
 #[tokio::test]
 async fn a_job_has_its_identity_from_the_first_open_on() {
     if !is_root() {

@@ -99,18 +99,7 @@ async fn one_that_waits_is_confined_and_in_a_leaf_of_its_session() {
 
 #[tokio::test]
 async fn a_job_gets_one_under_its_own_identity_and_number() {
-    let identities = if is_root() {
-        vec![Identity {
-            uid: NOBODY,
-            gid: NOBODY,
-            groups: vec![NOBODY],
-            user: "nobody".into(),
-            home: "/".into(),
-            shell: "/bin/sh".into(),
-        }]
-    } else {
-        Vec::new()
-    };
+    let identities = if is_root() { vec![nobody()] } else { Vec::new() };
     let own = is_root().then_some(0);
     let warden = Warden::launch(Settings { identities, ..settings(None) }).await.unwrap();
     for identity in [None, own, None] {
