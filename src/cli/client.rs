@@ -182,6 +182,9 @@ pub(super) fn refusal(error: &Value) -> Trouble {
         lines.push(format!("  refused by policy {policy:?}, rule {}", rules.join(", ")));
     }
     lines.extend(text("/data/remedy").map(|remedy| format!("  what to do: {remedy}")));
+    if text("/data/kind") == Some("not_found") {
+        lines.push("  what to do: `execgate ps --all` lists the jobs that can be named".to_owned());
+    }
     lines.extend(text("/data/decision").map(|decision| format!("  decision: {decision}")));
     let message = lines.join("\n");
     match text("/data/kind") {

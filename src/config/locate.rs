@@ -23,6 +23,10 @@ pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailur
             unknown(&path, field, known)
         }
         Kind::MissingField(field) => format!("{}: is missing", dotted(&path, field)),
+        Kind::UnknownVariant(word, known) => {
+            let known: Vec<_> = known.iter().map(|known| format!("{known:?}")).collect();
+            format!("{}: {word:?} is none of {}", path.join("."), known.join(", "))
+        }
         other => format!("{}: {other}", path.join(".")),
     };
     let file = files.iter().find(|file| file.display().to_string() == layer);

@@ -69,6 +69,14 @@ fn a_refused_command_takes_leave_of_the_gateway() {
 }
 
 #[test]
+fn a_job_that_is_not_there_is_told_with_where_to_look() {
+    let gateway = Gateway::start();
+    let refused = gateway.cli(&["kill", "j_0123456789abcdef0123456789abcdef"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(err(&refused).contains("no such job") && err(&refused).contains("ps --all"), "{refused:?}");
+}
+
+#[test]
 fn streams_stay_apart() {
     let gateway = Gateway::start();
     let both = gateway.cli(&["exec", "--", "sh", "-c", "echo out; echo err >&2"]).output().unwrap();

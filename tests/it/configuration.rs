@@ -20,11 +20,15 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
-    let table: [(&str, &[&str]); 24] = [
+    let table: [(&str, &[&str]); 25] = [
         ("[limits]\n\nsesions = 3\n", &["test.toml:3", "limits.sesions", "did you mean \"sessions\"?"]),
         ("[limit]\njobs = 3\n", &["test.toml:1", "limit", "\"limits\""]),
         ("[drain]\ngrace = 10\n", &["test.toml:2", "drain.grace", "unit", "30s"]),
         ("[streams]\nring = \"64KB\"\n", &["test.toml:2", "streams.ring", "KiB"]),
+        (
+            "[audit]\nsync = \"often\"\n",
+            &["test.toml:2", "audit.sync", "\"often\" is none of \"none\", \"1s\", \"always\""],
+        ),
         ("[limits]\njobs = -1\n", &["test.toml:2", "limits.jobs"]),
         ("[limits]\njobs = \"many\"\n", &["test.toml:2", "limits.jobs"]),
         ("[limits]\njobs = 1\n[limits\n", &["test.toml:3"]),
