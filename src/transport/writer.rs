@@ -213,8 +213,7 @@ impl Writer {
 
     async fn put_out(&mut self, out: Out) -> Result<(), Ended> {
         match out {
-            Out::Answer { text: answer, follow, after } => {
-                let out = Out::Answer { text: answer, follow, after };
+            Out::Answer { .. } => {
                 let Some((answer, follow)) = self.park_or_go_on(out) else { return Ok(()) };
                 if let Some(answer) = answer {
                     self.put(text(answer)).await?;
