@@ -1,8 +1,8 @@
 //! What a start costs, against posix_spawn and wait of the same program in the same run, interleaved: through the whole gateway
 //! (L1, L2, L3) and through the warden alone; as it is and with 1 GiB of memory held by the gateway.
 //!
-//! A plain program: `cargo bench --bench spawn [-- STARTS]`. It runs itself again as the gateway, so that the gateway can be
-//! given memory to hold.
+//! A plain program: `cargo bench --bench spawn [-- STARTS] [L1] [L2] [L3] [warden]`; without names, everything. It runs itself
+//! again as the gateway, so that the gateway can be given memory to hold.
 #![allow(clippy::disallowed_methods)] // the floor is a program started directly
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a failure ends the measurement
 #![allow(clippy::print_stdout)] // its result is what it prints
@@ -31,6 +31,9 @@ const AHEAD: usize = 8;
 const HOLD: &str = "BENCH_BALLAST_MIB";
 const BALLAST: usize = 1 << 30;
 const PAGE: usize = 4096;
+const SCENES: [&str; 4] = ["L1", "L2", "L3", "warden"];
+/// Clock ticks a second in /proc/PID/stat (USER_HZ).
+const TICKS: f64 = 100.0;
 
 fn main() -> ExitCode {
     let mut words = std::env::args();
@@ -47,16 +50,24 @@ fn main() -> ExitCode {
         _ => {}
     }
     let starts = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(STARTS);
+    let named: Vec<_> = std::env::args().filter(|word| SCENES.contains(&word.as_str())).collect();
+    let wanted = |scene: &str| named.is_empty() || named.iter().any(|name| name == scene);
     for mib in [0, BALLAST >> 20] {
         let gateway = Gateway::start(mib);
         println!("whole gateway, holding {mib} MiB, policies and log on, {starts} starts each");
-        warm(&gateway, starts);
-        sustained(&gateway, starts);
-        if mib == 0 {
+        if wanted("L1") {
+            warm(&gateway, starts);
+        }
+        if wanted("L3") {
+            sustained(&gateway, starts);
+        }
+        if wanted("L2") && mib == 0 {
             cold(&gateway, starts.min(300));
         }
     }
-    warden_alone(starts);
+    if wanted("warden") {
+        warden_alone(starts);
+    }
     ExitCode::SUCCESS
 }
 
@@ -104,6 +115,20 @@ impl Gateway {
         let address = first.rsplit("http://").next().unwrap().to_owned();
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address, token, _directory: directory }
+    }
+
+    /// Processor time in clock ticks: its own, its warden's, and that of the warden's children, which are the jobs.
+    fn ticks(&self) -> [f64; 3] {
+        let gateway = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{gateway}/task/{gateway}/children")).unwrap();
+        let warden = children.split_whitespace().next().unwrap();
+        let times = |pid: &str| -> Vec<f64> {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+            fields.skip(11).take(4).map(|ticks| ticks.parse().unwrap()).collect()
+        };
+        let (own, wardens) = (times(&gateway.to_string()), times(warden));
+        [own[0] + own[1], wardens[0] + wardens[1], wardens[2] + wardens[3]]
     }
 
     fn connect(&self) -> Wire {
@@ -161,6 +186,7 @@ fn sustained(gateway: &Gateway, starts: usize) {
     }
     let floor = starts as f64 / begun.elapsed().as_secs_f64();
     let mut wire = gateway.connect();
+    let before = gateway.ticks();
     let begun = Instant::now();
     (0..AHEAD.min(starts)).for_each(|id| ask(&mut wire, id, r#"["/bin/true"]"#));
     for id in 0..starts {
@@ -173,6 +199,14 @@ fn sustained(gateway: &Gateway, starts: usize) {
     println!(
         "  L3 started, ended and closed       {ours:.0} a second, serial floor {floor:.0}: {:.0} % (bar 80 %)",
         ours / floor * 100.0
+    );
+    let a_start = |after: f64, before: f64| (after - before) * 1000.0 / TICKS / starts as f64;
+    let [own, warden, jobs] = gateway.ticks();
+    println!(
+        "  L3 processor time of a start       gateway {:.2} ms, warden {:.2} ms, jobs and their start {:.2} ms",
+        a_start(own, before[0]),
+        a_start(warden, before[1]),
+        a_start(jobs, before[2])
     );
 }
 

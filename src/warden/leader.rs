@@ -44,6 +44,8 @@ pub(super) struct Orders<'a> {
     /// Soft and hard limit of open files that the warden was born with.
     pub(super) descriptors: (u64, u64),
     pub(super) warden: Pid,
+    /// It is forked ahead of its errand, and has time to get used to its work.
+    pub(super) ahead: bool,
 }
 
 /// What the leader got through the gate: the plan and its standard streams.
@@ -93,7 +95,9 @@ fn become_job(
     drop(ruleset);
     confine::fresh_state().map_err(base)?;
     die_with(orders.warden)?;
-    rehearse();
+    if orders.ahead {
+        rehearse();
+    }
     let errand = wait_for_errand(gate)?;
     let asked = profiles(orders, &errand.confine)?;
     let namespaced = confine::leave_network(&asked);
@@ -178,7 +182,8 @@ fn report(gate: &OwnedFd, said: &LeaderSays) {
 /// Waits to be told what it is for.
 fn wait_for_errand(gate: &OwnedFd) -> Result<Errand, Ended> {
     let fail = |errno| Some(WireFailure::new(SpawnStage::Gate, errno, "errand"));
-    match link::receive(gate.as_fd(), &mut link::scratch()).map_err(|e| fail(errno(e)))? {
+    let mut room = link::room_for_next(gate.as_fd()).map_err(|e| fail(errno(e)))?;
+    match link::receive(gate.as_fd(), &mut room).map_err(|e| fail(errno(e)))? {
         Received::Packet(bytes, _) => proto::decode(&bytes).ok_or_else(|| fail(Errno::EPROTO)),
         Received::Garbage => Err(fail(Errno::EPROTO)),
         Received::End => Err(None),

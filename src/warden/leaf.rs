@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::PidfdFlags;
 
-use super::{delegated, sys};
+use super::{delegated, sys, walk};
 
 /// Longest contents read from one of a group's small files, bytes.
 const SMALL_FILE: usize = 4096;
@@ -269,7 +269,7 @@ impl Leaf {
 
     /// CPU time of the whole tree so far, (user, system) in microseconds, where the kernel counts it.
     pub(super) fn cpu(&self) -> Option<(u64, u64)> {
-        let text = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
+        let text = walk::read_once(&self.path.join("cpu.stat"))?;
         let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
         Some((field("user_usec ")?, field("system_usec ")?))
     }

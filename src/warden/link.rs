@@ -64,6 +64,14 @@ pub(super) fn receive(link: BorrowedFd<'_>, scratch: &mut [u8]) -> Result<Receiv
     }
 }
 
+/// A buffer for [`receive`] that the next packet just fits in; waits for it on a blocking link. In a fork, each page of a larger
+/// one would be a fault.
+pub(super) fn room_for_next(link: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let (_, length) = rustix::io::retry_on_intr(|| rustix::net::recv(link, &mut [0_u8; 0], flags))?;
+    Ok(vec![0; length.min(MAX_MESSAGE)])
+}
+
 /// A buffer for [`receive`].
 pub(super) fn scratch() -> Vec<u8> {
     vec![0; MAX_MESSAGE]

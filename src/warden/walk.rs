@@ -4,8 +4,10 @@
 //! pidfd that is checked against its start time, never to one that took over its number.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -15,6 +17,8 @@ use super::sys;
 
 /// Forked and never executed anything since (PF_FORKNOEXEC of the kernel).
 const NO_EXEC: u64 = 0x40;
+/// Longest file that is read in one go, bytes.
+const SHORT: usize = 4096;
 /// Rounds of stopping before killing begins even though new processes keep appearing.
 const MAX_ROUNDS: u32 = 64;
 
@@ -39,7 +43,14 @@ pub(super) struct Seen {
 
 /// One process.
 pub(super) fn look(pid: i32) -> Option<Seen> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse(&read_once(Path::new(&format!("/proc/{pid}/stat")))?)
+}
+
+/// A file that the kernel writes when it is read and that is short: whole in one read.
+pub(super) fn read_once(path: &Path) -> Option<String> {
+    let mut text = [0; SHORT];
+    let read = File::open(path).and_then(|mut file| file.read(&mut text)).ok()?;
+    Some(String::from_utf8_lossy(text.get(..read)?).into_owned())
 }
 
 /// Every process this one can see.

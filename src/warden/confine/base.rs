@@ -2,7 +2,9 @@
 //!
 //! Landlock keeps a job from writing below any cgroup mount, so that it cannot leave its leaf, and from signalling
 //! whatever is outside the job; being in a domain of its own, it can trace and read nobody outside either. Seccomp
-//! refuses what reaches past that. Built once at the warden's start, put on by each leader as soon as it is born.
+//! refuses what reaches past that. Built once at the warden's start. The filter goes on the warden itself, which makes none of
+//! the calls it refuses, and leaders inherit it: the kernel compiles a filter each time one is put on, which takes longer than
+//! a fork. Landlock would keep the warden from its groups, so each leader puts that on as soon as it is born.
 //!
 //! Landlock knows no denial: what is beside the cgroup mounts is allowed, found by walking down to each. Effects: no
 //! job can mount anything (the kernel's rule for such domains); what is made directly in `/`, or in another
@@ -18,7 +20,6 @@ use landlock::{
 };
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
-use seccompiler::BpfProgram;
 
 use super::super::sys;
 use super::filter;
@@ -33,18 +34,19 @@ const CHANGES: BitFlags<AccessFs> = make_bitflags!(AccessFs::{WriteFile | MakeDi
 #[derive(Debug)]
 pub(in super::super) struct Base {
     ruleset: Option<OwnedFd>,
-    filter: Option<BpfProgram>,
     lacks: Vec<String>,
     seals_groups: bool,
 }
 
 impl Base {
-    /// Builds it, as far as this kernel can.
+    /// Builds it, as far as this kernel can, and puts the filter on this process, for good.
     pub(in super::super) fn build() -> Self {
-        let mut base = Self { ruleset: None, filter: None, lacks: Vec::new(), seals_groups: false };
-        match filter::base() {
-            Ok(filter) => base.filter = Some(filter),
-            Err(why) => base.lacks.push(format!("no filter of system calls: {why}")),
+        let mut base = Self { ruleset: None, lacks: Vec::new(), seals_groups: false };
+        if let Err(why) = filter_calls() {
+            base.lacks.push(format!(
+                "no filter of system calls ({why}; a kernel with CONFIG_SECCOMP_FILTER has it): a job can use io_uring, bpf and the \
+                 like, and change limits and priorities of processes of its own user"
+            ));
         }
         let groups = fs::read_to_string("/proc/self/mountinfo").map(|text| mounts_of_groups(&text));
         let siblings = groups.map_err(|e| e.to_string()).and_then(|groups| siblings_of(&groups));
@@ -87,14 +89,17 @@ impl Base {
         self.ruleset.as_ref().map(AsFd::as_fd)
     }
 
-    /// Puts it on this process, for good: its children have it too. `ruleset` is [`Self::ruleset`], or a copy.
+    /// Puts the rest of it on this process, a fork of the one that built it, for good. `ruleset` is [`Self::ruleset`], or a
+    /// copy.
     pub(in super::super) fn put_on(&self, ruleset: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         super::no_new_privileges()?;
-        if let Some(ruleset) = ruleset {
-            sys::restrict_self(ruleset)?;
-        }
-        self.filter.as_ref().map_or(Ok(()), filter::apply)
+        ruleset.map_or(Ok(()), sys::restrict_self)
     }
+}
+
+fn filter_calls() -> Result<(), String> {
+    let filter = filter::base()?;
+    super::no_new_privileges().and_then(|()| filter::apply(&filter)).map_err(|errno| errno.to_string())
 }
 
 /// A ruleset that allows changes beneath these only.

@@ -92,7 +92,7 @@ impl Process {
         let errand = proto::encode(&Errand { program, cwd, identity, confine }, MAX_MESSAGE);
         let errand = errand.ok_or_else(|| WireFailure::new(SpawnStage::Exec, Errno::E2BIG, "errand"))?;
         if is_probe || !self.send_waiting(number, &session, &errand) {
-            let job = self.fork_leader(number, &session)?;
+            let job = self.fork_leader(number, &session, false)?;
             self.adopt(job);
             self.send_out(number, &errand);
         }
@@ -125,8 +125,13 @@ impl Process {
         }
     }
 
-    /// A leader in a fresh leaf of this session. What it made is gone again when it fails.
-    pub(super) fn fork_leader(&mut self, number: u64, session: &Session) -> Result<Job, WireFailure> {
+    /// A leader in a fresh leaf of this session, perhaps ahead of its errand. What it made is gone again when it fails.
+    pub(super) fn fork_leader(
+        &mut self,
+        number: u64,
+        session: &Session,
+        ahead: bool,
+    ) -> Result<Job, WireFailure> {
         let leaf = match &mut self.ground.root {
             None => None,
             Some(root) => Some(
@@ -134,7 +139,7 @@ impl Process {
                     .map_err(|error| WireFailure::new(SpawnStage::Leaf, errno_of(&error), "leaf"))?,
             ),
         };
-        self.fork_into(number, leaf).map_err(|(failure, leaf)| {
+        self.fork_into(number, leaf, ahead).map_err(|(failure, leaf)| {
             if let Some(leaf) = leaf {
                 self.remove_leaf(leaf);
             }
@@ -166,7 +171,12 @@ impl Process {
         }
     }
 
-    fn fork_into(&mut self, number: u64, leaf: Option<Leaf>) -> Result<Job, (WireFailure, Option<Leaf>)> {
+    fn fork_into(
+        &mut self,
+        number: u64,
+        leaf: Option<Leaf>,
+        ahead: bool,
+    ) -> Result<Job, (WireFailure, Option<Leaf>)> {
         let pair = link::pair(SocketFlags::empty()).and_then(|(ours, theirs)| {
             rustix::io::ioctl_fionbio(&ours, true)?;
             Ok((ours, theirs))
@@ -183,6 +193,7 @@ impl Process {
             fallback: self.controllers.fallback(leaf.as_ref()),
             descriptors: self.descriptors,
             warden: self.pid,
+            ahead,
         };
         let live = |parent| leader::live(&Orders { warden: parent, ..orders });
         let forked = match self.ground.keeper {

@@ -137,7 +137,7 @@ impl Process {
         let (session, until) = (next.session.clone(), next.until);
         self.waiting.made += 1;
         let number = MAX_NUMBER + self.waiting.made;
-        match self.fork_leader(number, &session) {
+        match self.fork_leader(number, &session, true) {
             Err(_) => self.rest(),
             Ok(mut job) => {
                 // What is known of the leaf is no news to the one who takes it.

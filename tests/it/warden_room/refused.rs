@@ -33,7 +33,6 @@ fn cases() -> Vec<(&'static str, Refused, SpawnStage, Errno)> {
             SpawnStage::Confine,
             Errno::EPERM,
         ),
-        ("seccomp", whole(libc::SYS_seccomp, Errno::ENOSYS), SpawnStage::Confine, Errno::ENOSYS),
         ("rlimits", with(libc::SYS_prlimit64, 1, core, Errno::EPERM), SpawnStage::Limits, Errno::EPERM),
         ("stdio", with(libc::SYS_dup2, 1, 2, Errno::EMFILE), SpawnStage::Stdio, Errno::EMFILE),
         (
@@ -158,6 +157,25 @@ async fn without_landlock_child() {
 #[test]
 fn a_required_profile_that_the_kernel_lacks_refuses_the_job() {
     alone("refused::without_landlock_child", Program::new(std::env::current_exe().unwrap()));
+}
+
+#[tokio::test]
+#[ignore = "started by a_kernel_without_filters_of_system_calls_is_told_of"]
+async fn without_seccomp_child() {
+    refuse(&whole(libc::SYS_seccomp, Errno::ENOSYS));
+    let warden = Warden::launch(settings(None)).await.unwrap();
+    assert!(warden.containment().notes.iter().any(|note| note.contains("no filter of system calls (ENOSYS")));
+    let (running, _ends) =
+        start(&warden, job_id(), &["grep", "-q", "^Seccomp_filters:.1$", "/proc/self/status"]).await;
+    assert_eq!(running.exited().await, ExitStatus::Code(0), "the test's own filter, and no other");
+    running.emptied().await;
+    idle(&warden).await;
+    println!("alone=passed");
+}
+
+#[test]
+fn a_kernel_without_filters_of_system_calls_is_told_of() {
+    alone("refused::without_seccomp_child", Program::new(std::env::current_exe().unwrap()));
 }
 
 /// A v1 group that lets nobody below it fork more than so many; removed at the end.
