@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::support::request::command;
 use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 
-fn lines(path: &Path) -> Vec<Value> {
+/// The entries of a log, in order.
+pub fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["entry"].take()).collect()
 }

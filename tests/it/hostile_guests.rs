@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::decision_log::lines;
 use crate::support::guest::{Guest, embed};
-use crate::support::{Client, Gateway, run, tenants};
+use crate::support::{Client, Gateway, PATIENCE, eventually, run, tenants};
 
 fn written(directory: &Path, module: &[u8]) -> PathBuf {
     let path = directory.join("guest.wasm");
@@ -219,4 +220,62 @@ fn a_guest_that_answers_more_than_the_bounds_is_denied() {
     let many = "(i32.store8 (i32.const 1024) (i32.const 2)) (i32.store (i32.const 1060) (i32.const 2048)) \
                 (i32.store (i32.const 1064) (i32.const 1000)) (i32.const 1024)";
     is_denied_by_name(Guest { review: many, ..Guest::default() }, "bad_answer");
+}
+
+/// Allows, and confines the job by the profile "nonesuch": the list of one text is at 128 bytes of the answer.
+const CONFINES: Guest<'static> = Guest {
+    imports: "",
+    fields: "(data (i32.const 2048) \"nonesuch\")",
+    configure: "(i32.const 1024)",
+    review: "(i32.store8 (i32.const 1024) (i32.const 1))
+             (i32.store (i32.const 1152) (i32.const 3072)) (i32.store (i32.const 1156) (i32.const 1))
+             (i32.store (i32.const 3072) (i32.const 2048)) (i32.store (i32.const 3076) (i32.const 8))
+             (i32.const 1024)",
+};
+
+#[test]
+fn a_guest_that_confines_by_a_profile_nobody_configured_is_broken_and_the_log_says_so() {
+    is_denied_by_name(CONFINES, "bad_answer");
+    let directory = tempfile::tempdir().unwrap();
+    let (guest, log) = (written(directory.path(), &CONFINES.module()), directory.path().join("decisions"));
+    let gateway = Gateway::with(&format!("{}[audit]\npath = {log:?}\n", config(&guest)));
+    let (of_a, of_b) = run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        let mut b = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();
+        let error = a.call("job.start", json!({"argv": ["true"]})).await.unwrap_err();
+        assert_eq!(error["data"]["kind"], "policy_failed", "{error}");
+        let started = b.call("job.start", json!({"argv": ["true"]})).await.unwrap();
+        (error["data"]["decision"].clone(), started["decision"].clone())
+    });
+    let of =
+        |decision| lines(&log).into_iter().find(|l| l["hook"] == "command" && &l["decision"] == decision);
+    eventually(PATIENCE, "both are in the log", || of(&of_a).is_some() && of(&of_b).is_some());
+    let (broken, served) = (of(&of_a).unwrap(), of(&of_b).unwrap());
+    assert_eq!(broken["fold"], json!({"outcome": "failed", "policy": "hostile", "fault": "bad_answer"}));
+    assert_eq!(served["fold"]["outcome"], "allow");
+    assert!(
+        gateway.log().contains("configure [profile.nonesuch]"),
+        "what to do is not told: {}",
+        gateway.log()
+    );
+}
+
+#[test]
+fn a_guest_that_confines_by_a_profile_that_is_configured_has_its_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = written(directory.path(), &CONFINES.module());
+    let profile = "[profile.nonesuch]\nnetwork = \"none\"\n";
+    let gateway = Gateway::with(&format!("{}{profile}", config(&guest)));
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        let job = a.start(&["grep", "^Seccomp_filters", "/proc/self/status"]).await;
+        let confined = a.output(&job, "stdout").await;
+        let mut b = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();
+        let job = b.start(&["grep", "^Seccomp_filters", "/proc/self/status"]).await;
+        assert_ne!(
+            confined,
+            b.output(&job, "stdout").await,
+            "the offline filter comes on top of that of base"
+        );
+    });
 }
