@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio as ProgramStdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,6 +189,16 @@ async fn line(fd: &OwnedFd) -> String {
         all.push(byte[0]);
     }
     String::from_utf8(all).unwrap()
+}
+
+/// The instance's group that a running job is in, if it is in one.
+fn instance_of(running: &Running) -> Option<PathBuf> {
+    let group = crate::support::proc::group(running.pid())?;
+    let name = |group: &Path| group.file_name()?.to_str().map(str::to_owned);
+    let is_instance = |group: &&Path| {
+        name(group).is_some_and(|name| name.starts_with("execgate-") && name != "execgate-self")
+    };
+    group.ancestors().find(is_instance).map(Path::to_owned)
 }
 
 /// Every living process that carries the mark of this job.

@@ -88,6 +88,14 @@ pub fn rss(pid: i32) -> u64 {
     line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
+/// The cgroup2 group that a process is in, whether that is the root or one delegated below it.
+pub fn group(pid: i32) -> Option<PathBuf> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+    mounts.iter().find(|mount| mount.join("cgroup.procs").exists()).map(|mount| mount.join(own))
+}
+
 /// The control group of the instance that the banner names.
 pub fn instance_of(banner: &[String]) -> Option<PathBuf> {
     banner.iter().find_map(|line| line.split(" below ").nth(1)).map(PathBuf::from)

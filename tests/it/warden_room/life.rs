@@ -10,28 +10,21 @@ in_each_tier!(a_probe_spawns_for_real_and_leaves_nothing, |warden| async move {
     }
 });
 
-/// The instance's group that a running job is in, if it is in one.
-fn group_of(running: &Running) -> Option<String> {
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", running.pid())).unwrap();
-    groups.split('/').find(|part| part.starts_with("execgate-")).map(str::to_owned)
-}
-
-fn group_exists(instance: &Option<String>) -> bool {
-    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
-    instance.as_ref().is_some_and(|instance| mounts.iter().any(|mount| mount.join(instance).exists()))
+fn exists(group: Option<&PathBuf>) -> bool {
+    group.is_some_and(|group| group.exists())
 }
 
 in_each_tier!(an_orderly_shutdown_ends_every_job_and_removes_the_instance, |warden| async move {
     let job = job_id();
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
-    let group = group_of(&running);
+    let group = instance_of(&running);
     assert!(warden.shutdown().await);
     warden.gone().await;
     assert_eq!(running.exited().await, ExitStatus::Signal { number: 9, core: false });
     assert_eq!(running.emptied().await.survivors, 0);
     assert_eq!(living(job), Vec::<i32>::new());
-    assert!(!group_exists(&group));
+    assert!(!exists(group.as_ref()));
     let failure = warden.prepare(wanted(job_id(), "true")).await.expect_err("no warden");
     assert_eq!(Errno::from_raw(failure.errno), Errno::ESHUTDOWN);
 });
@@ -40,8 +33,8 @@ in_each_tier!(when_the_warden_is_killed_every_job_ends, |warden| async move {
     let (tier, job) = (warden.containment().tier, job_id());
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
-    let group = group_of(&running);
-    assert_eq!(group_exists(&group), matches!(tier, Tier::A | Tier::APrime));
+    let group = instance_of(&running);
+    assert_eq!(exists(group.as_ref()), matches!(tier, Tier::A | Tier::APrime));
     let pid = rustix::process::Pid::from_raw(warden.pid().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     warden.gone().await;
@@ -52,7 +45,7 @@ in_each_tier!(when_the_warden_is_killed_every_job_ends, |warden| async move {
     // The next start, this one or that of a test beside it, sweeps what this one could not remove.
     let next = launch(None).await;
     let swept = async {
-        while group_exists(&group) {
+        while exists(group.as_ref()) {
             next.census().await.unwrap();
         }
     };

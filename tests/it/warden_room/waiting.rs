@@ -61,12 +61,6 @@ in_each_tier!(one_that_died_is_not_sent_out, |warden| async move {
     idle(&warden).await;
 });
 
-/// The cgroup2 group of a process.
-fn group(pid: i32) -> PathBuf {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().into()
-}
-
 #[tokio::test]
 async fn one_that_waits_is_confined_and_in_a_leaf_of_its_session() {
     let warden = launch(None).await;
@@ -77,6 +71,7 @@ async fn one_that_waits_is_confined_and_in_a_leaf_of_its_session() {
             status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n")
         });
     }
+    let group = |pid| proc::group(pid).unwrap_or_default();
     let groups: Vec<PathBuf> = theirs.iter().map(|pid| group(*pid)).collect();
     let in_session =
         |session| Prepare { session: SessionId::from_bits(session), ..wanted(job_id(), "sleep") };
