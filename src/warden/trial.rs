@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid};
 use rustix::pipe::PipeFlags;
@@ -271,7 +272,9 @@ fn leaves(leaf: &Leaf, base: &Base, identity: Option<&Identity>, ways: &[PathBuf
             base.put_on(base.ruleset()).and_then(|()| identity.map_or(Ok(()), confine::take_identity));
         let made = escape(std::process::id());
         let out = |way: &PathBuf| {
-            fs::write(way.join("cgroup.procs"), "0").is_ok() || fs::create_dir(way.join(&made)).is_ok()
+            fs::write(way.join("cgroup.procs"), "0").is_ok()
+                || fs::create_dir(way.join(&made)).is_ok()
+                || has_child_in(way)
         };
         let left = confined.is_ok() && ways.iter().any(out);
         sys::exit_now(i32::from(!left))
@@ -282,6 +285,16 @@ fn leaves(leaf: &Leaf, base: &Base, identity: Option<&Identity>, ways: &[PathBuf
         let _ = fs::remove_dir(way.join(escape(leader.pid.as_raw().unsigned_abs())));
     }
     left
+}
+
+/// Whether a child can be born in this group; it ends at once.
+fn has_child_in(group: &Path) -> bool {
+    let fork = |group: File| match sys::fork(Some(group.as_fd()), CloneFlags::empty()) {
+        Ok(Forked::Child) => sys::exit_now(0),
+        Ok(Forked::Parent(..)) => true,
+        Err(_) => false,
+    };
+    File::open(group).is_ok_and(fork)
 }
 
 /// A group that the trial's process may succeed in making.

@@ -2,9 +2,9 @@
 //!
 //! Landlock keeps a job from writing below any cgroup mount, so that it cannot leave its leaf, and from signalling
 //! whatever is outside the job; being in a domain of its own, it can trace and read nobody outside either. Seccomp
-//! refuses what reaches past that. Built once at the warden's start. The filter goes on the warden itself, which makes none of
-//! the calls it refuses, and leaders inherit it: the kernel compiles a filter each time one is put on, which takes longer than
-//! a fork. Landlock would keep the warden from its groups, so each leader puts that on as soon as it is born.
+//! refuses what reaches past that. Built once at the warden's start. The larger filter goes on the warden itself, which makes
+//! none of the calls it refuses, and leaders inherit it: the kernel compiles a filter each time one is put on, which took longer
+//! than the fork. What the warden cannot be without, its groups and clone3, each leader gives up as soon as it is born.
 //!
 //! Landlock knows no denial: what is beside the cgroup mounts is allowed, found by walking down to each. Effects: no
 //! job can mount anything (the kernel's rule for such domains); what is made directly in `/`, or in another
@@ -20,6 +20,7 @@ use landlock::{
 };
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
+use seccompiler::BpfProgram;
 
 use super::super::sys;
 use super::filter;
@@ -34,19 +35,21 @@ const CHANGES: BitFlags<AccessFs> = make_bitflags!(AccessFs::{WriteFile | MakeDi
 #[derive(Debug)]
 pub(in super::super) struct Base {
     ruleset: Option<OwnedFd>,
+    without_clone3: Option<BpfProgram>,
     lacks: Vec<String>,
     seals_groups: bool,
 }
 
 impl Base {
-    /// Builds it, as far as this kernel can, and puts the filter on this process, for good.
+    /// Builds it, as far as this kernel can, and puts what it can bear of it on this process, for good.
     pub(in super::super) fn build() -> Self {
-        let mut base = Self { ruleset: None, lacks: Vec::new(), seals_groups: false };
-        if let Err(why) = filter_calls() {
-            base.lacks.push(format!(
+        let mut base = Self { ruleset: None, without_clone3: None, lacks: Vec::new(), seals_groups: false };
+        match filter_calls() {
+            Ok(without_clone3) => base.without_clone3 = Some(without_clone3),
+            Err(why) => base.lacks.push(format!(
                 "no filter of system calls ({why}; a kernel with CONFIG_SECCOMP_FILTER has it): a job can use io_uring, bpf and the \
                  like, and change limits and priorities of processes of its own user"
-            ));
+            )),
         }
         let groups = fs::read_to_string("/proc/self/mountinfo").map(|text| mounts_of_groups(&text));
         let siblings = groups.map_err(|e| e.to_string()).and_then(|groups| siblings_of(&groups));
@@ -93,13 +96,16 @@ impl Base {
     /// copy.
     pub(in super::super) fn put_on(&self, ruleset: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         super::no_new_privileges()?;
-        ruleset.map_or(Ok(()), sys::restrict_self)
+        ruleset.map_or(Ok(()), sys::restrict_self)?;
+        self.without_clone3.as_ref().map_or(Ok(()), filter::apply)
     }
 }
 
-fn filter_calls() -> Result<(), String> {
-    let filter = filter::base()?;
-    super::no_new_privileges().and_then(|()| filter::apply(&filter)).map_err(|errno| errno.to_string())
+/// Puts the filter for the warden and its jobs on this process; returns the one that is for jobs only.
+fn filter_calls() -> Result<BpfProgram, String> {
+    let [refusing, without_clone3] = filter::base()?;
+    super::no_new_privileges().and_then(|()| filter::apply(&refusing)).map_err(|errno| errno.to_string())?;
+    Ok(without_clone3)
 }
 
 /// A ruleset that allows changes beneath these only.

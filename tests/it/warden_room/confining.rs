@@ -5,6 +5,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use super::*;
+use crate::support::proc;
 
 /// What the attacker is told: the numbers of its victims, and a socket.
 const TARGETS: &str = "EXECGATE_ATTACK";
@@ -45,7 +46,8 @@ async fn attack() {
     let name = format!("execgate-test-{}", std::process::id());
     let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     let (victim, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
-    let tell = format!("{} {} {} {name}", std::process::id(), warden.pid(), victim.pid());
+    let group = proc::group(victim.pid()).unwrap_or_default();
+    let tell = format!("{} {} {} {name} {}", std::process::id(), warden.pid(), victim.pid(), group.display());
     let (attacker, ends) =
         start_self_with(&warden, "confining::attacker", &tell, &JobLimits::default()).await;
     let said = output(ends.stdout).await;
@@ -54,7 +56,7 @@ async fn attack() {
     assert!(attempts.len() > 30, "{said}");
     // CAP_PERFMON reads any process, whatever Landlock says: jobs as root are promised nothing here.
     let by_capability = |a: &str| is_root() && READS.iter().any(|read| a.starts_with(read));
-    let refused = |a: &str| a.ends_with("EPERM") || a.ends_with("EACCES");
+    let refused = |a: &str| ["EPERM", "EACCES", "ENOSYS"].iter().any(|errno| a.ends_with(errno));
     let succeeded: Vec<_> = attempts.iter().filter(|a| !refused(a) && !by_capability(a)).collect();
     assert!(succeeded.is_empty(), "{succeeded:#?}");
     assert!(victim.exited_is_pending(), "the victim lives");
@@ -100,6 +102,25 @@ impl Pending for Running {
     }
 }
 
+/// A child that is born in another group (CLONE_INTO_CGROUP of clone3(2)): the kernel asks for the permission to write
+/// there, and nothing is opened for writing.
+#[allow(unsafe_code, reason = "attackers do not use libraries")]
+fn born_in(group: &std::path::Path) -> Result<(), Errno> {
+    let directory = io(fs::File::open(group))?;
+    // SAFETY: all zeroes is a valid value of this struct of numbers.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = 0x2_0000_0000;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = std::os::fd::AsRawFd::as_raw_fd(&directory) as u64;
+    // SAFETY: `arguments` lives across the call and has this size; the child only ends.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        // SAFETY: ends this process at once, and nothing else.
+        unsafe { libc::_exit(0) };
+    }
+    Errno::result(pid).map(drop)
+}
+
 /// One system call, by number.
 #[allow(unsafe_code, reason = "attackers do not use libraries")]
 fn raw(number: i64, [a, b, c, d, e]: [i64; 5]) -> Result<(), Errno> {
@@ -114,7 +135,7 @@ fn attempt(what: &str, result: Result<(), Errno>) {
     }
 }
 
-fn io(result: std::io::Result<()>) -> Result<(), Errno> {
+fn io<T>(result: std::io::Result<T>) -> Result<T, Errno> {
     result.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
 }
 
@@ -138,6 +159,7 @@ fn attacker() {
     let address = SocketAddr::from_abstract_name(told[3]).unwrap();
     attempt("connect abstract", io(UnixStream::connect_addr(&address).map(drop)));
     attack_groups();
+    attempt("be born in the group of job", born_in(std::path::Path::new(told[4])));
     attack_kernel();
 }
 
@@ -179,6 +201,7 @@ fn attack_groups() {
         attempt(&format!("leave to {}", mount.display()), write_to(&mount.join("cgroup.procs"), "0"));
         let made = mount.join(format!("attack-{}", std::process::id()));
         attempt(&format!("make {}", made.display()), io(fs::create_dir(&made)));
+        attempt(&format!("be born in {}", mount.display()), born_in(mount));
         let _ = fs::remove_dir(&made);
     }
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
@@ -189,6 +212,7 @@ fn attack_groups() {
             for (file, text) in [("cgroup.freeze", "0"), ("cgroup.kill", "1"), ("cgroup.max.depth", "max")] {
                 attempt(&format!("write own {file}"), write_to(&leaf.join(file), text));
             }
+            attempt("be born in own leaf", born_in(&leaf));
             attempt("leave upwards", write_to(&leaf.parent().unwrap().join("cgroup.procs"), "0"));
             attempt("make below", io(fs::create_dir(leaf.join("below"))));
         }
