@@ -73,11 +73,17 @@ fn without_clone3() -> Result<BpfProgram, String> {
 
 fn refusing() -> Result<BpfProgram, String> {
     let mut rules: Rules = REFUSED.iter().map(|number| (*number, Vec::new())).collect();
-    // A user may change limits and priorities of all his processes: the gateway may be one of them. Only one's own
-    // (0) may be changed; limits of others may be read.
+    // A user may change limits, priorities and processors of all his processes: the gateway may be one of them. Only
+    // one's own (0) may be changed; limits of others may be read.
     let other = || (0, Width::Dword, Is::Ne, 0);
     rules.insert(libc::SYS_prlimit64, vec![rule(&[other(), (2, Width::Qword, Is::Ne, 0)])?]);
-    for call in [libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr] {
+    let scheduling = [
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setaffinity,
+    ];
+    for call in scheduling {
         rules.insert(call, vec![rule(&[other()])?]);
     }
     for (call, whole_user) in [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)] {

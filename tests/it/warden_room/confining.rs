@@ -185,6 +185,7 @@ fn attack_process(name: &str, pid: i64) {
     say("limit", raw(libc::SYS_prlimit64, [pid, i64::from(libc::RLIMIT_CPU), limit.as_ptr() as i64, 0, 0]));
     say("renice", raw(libc::SYS_setpriority, [0, pid, 19, 0, 0]));
     say("idle", raw(libc::SYS_sched_setscheduler, [pid, 5, [0_i32; 1].as_ptr() as i64, 0, 0]));
+    say("pin", raw(libc::SYS_sched_setaffinity, [pid, 8, [u64::MAX].as_ptr() as i64, 0, 0]));
     for file in ["mem", "environ", "maps", "auxv"] {
         say(file, read_some(&format!("/proc/{pid}/{file}")));
     }
