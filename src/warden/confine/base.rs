@@ -1,14 +1,16 @@
 //! `base`: the confinement of every job.
 //!
-//! Landlock keeps a job from writing below any cgroup mount, so that it cannot leave its leaf, and from signalling
-//! whatever is outside the job; being in a domain of its own, it can trace and read nobody outside either. Seccomp
-//! refuses what reaches past that. Built once at the warden's start. The larger filter goes on the warden itself, which makes
-//! none of the calls it refuses, and leaders inherit it: the kernel compiles a filter each time one is put on, which took longer
-//! than the fork. What the warden cannot be without, its groups and clone3, each leader gives up as soon as it is born.
+//! Landlock keeps a job from writing below any cgroup mount, so that it cannot leave its leaf, below `/proc`, where it
+//! could choose who dies for want of memory, and from signalling whatever is outside the job; being in a domain of its
+//! own, it can trace and read nobody outside either. Seccomp refuses what reaches past that. Built once at the warden's
+//! start. The larger filter goes on the warden itself, which makes none of the calls it refuses, and leaders inherit it:
+//! the kernel compiles a filter each time one is put on, which took longer than the fork. What the warden cannot be
+//! without, its groups and clone3, each leader gives up as soon as it is born.
 //!
-//! Landlock knows no denial: what is beside the cgroup mounts is allowed, found by walking down to each. Effects: no
-//! job can mount anything (the kernel's rule for such domains); what is made directly in `/`, or in another
-//! directory on the way to a cgroup mount, after the start can only be read by jobs until the next start.
+//! Landlock knows no denial: what is beside the sealed mounts is allowed, found by walking down to each. Effects: no
+//! job can mount anything (the kernel's rule for such domains) or map users in a namespace of its own; what is made
+//! directly in `/`, or in another directory on the way to a cgroup mount, after the start can only be read by jobs
+//! until the next start.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +27,11 @@ use seccompiler::BpfProgram;
 use super::super::sys;
 use super::filter;
 
-/// Most files and directories beside the cgroup mounts and on the way to them; a host has some fifty.
+/// Holds files of every process that its user may write, whatever Landlock says of tracing it. Sealed whole, because a
+/// rule stands for one file, and a job's processes are yet to come.
+const PROCESSES: &str = "/proc";
+
+/// Most files and directories beside the sealed mounts and on the way to them; a host has some fifty.
 const MAX_SIBLINGS: usize = 4096;
 
 /// What changes a file or the tree of groups. Moving between directories must be handled to be allowed at all.
@@ -52,7 +58,8 @@ impl Base {
             )),
         }
         let groups = fs::read_to_string("/proc/self/mountinfo").map(|text| mounts_of_groups(&text));
-        let siblings = groups.map_err(|e| e.to_string()).and_then(|groups| siblings_of(&groups));
+        let sealed = groups.map(|groups| [groups, vec![PROCESSES.into()]].concat());
+        let siblings = sealed.map_err(|e| e.to_string()).and_then(|sealed| siblings_of(&sealed));
         match siblings.and_then(|beside| base.landlock(&beside)) {
             Ok(ruleset) => {
                 base.ruleset = Some(ruleset);
@@ -132,18 +139,18 @@ fn open(path: &Path) -> Option<(OwnedFd, BitFlags<AccessFs>)> {
     }
 }
 
-/// Everything that is neither a cgroup mount nor above one, as high up as possible.
-fn siblings_of(groups: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+/// Everything that is neither one of the sealed nor above one, as high up as possible.
+fn siblings_of(sealed: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     let (mut beside, mut above) = (Vec::new(), vec![PathBuf::from("/")]);
     while let Some(directory) = above.pop() {
         let entries = fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
         for entry in entries.flatten() {
             let path = entry.path();
-            if groups.contains(&path) {
+            if sealed.contains(&path) {
                 continue;
             }
             let list =
-                if groups.iter().any(|group| group.starts_with(&path)) { &mut above } else { &mut beside };
+                if sealed.iter().any(|mount| mount.starts_with(&path)) { &mut above } else { &mut beside };
             list.push(path);
         }
         if beside.len() + above.len() > MAX_SIBLINGS {
