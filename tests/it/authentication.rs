@@ -124,7 +124,7 @@ fn an_expired_token_may_only_watch_when_the_operator_says_refuse() {
     });
 }
 
-async fn ticket(gateway: &Gateway) -> Value {
+pub async fn ticket(gateway: &Gateway) -> Value {
     let request = format!(
         "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         gateway.token()
@@ -133,7 +133,7 @@ async fn ticket(gateway: &Gateway) -> Value {
     serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap_or_else(|_| panic!("{answer}"))
 }
 
-async fn upgrade(gateway: &Gateway, query: &str, origin: &str) -> u16 {
+pub async fn upgrade(gateway: &Gateway, query: &str, origin: &str) -> u16 {
     let request = format!(
         "GET /v1/ws?{query} HTTP/1.1\r\nHost: {}\r\nOrigin: {origin}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",

@@ -12,6 +12,7 @@
 
 mod authentication;
 mod cli;
+mod clock;
 mod configuration;
 mod decision_log;
 mod doctor;
