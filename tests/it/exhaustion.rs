@@ -149,11 +149,15 @@ fn bound_memory(pid: i32, more: Option<u64>) {
         .unwrap();
 }
 
-fn runtime_threads(pid: i32) -> usize {
+/// The threads of the runtime, by number.
+pub fn runtime_threads(pid: i32) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let name =
-        |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-    threads.map(name).filter(|name| name.starts_with("tokio")).count()
+        |thread: &std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+    threads
+        .filter(|thread| name(thread).starts_with("tokio"))
+        .filter_map(|thread| thread.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn a_task_that_panics_when_the_kernel_gives_no_memory_ends_its_session_at_most()
         // Reading a script takes a thread, a thread takes a stack, and a stack is more than there is. The threads that
         // were there for other work end by themselves after a while without any.
         let workers = std::thread::available_parallelism().unwrap().get();
-        eventually(PATIENCE, "only the workers are left", || runtime_threads(gateway.pid()) <= workers);
+        eventually(PATIENCE, "only the workers are left", || runtime_threads(gateway.pid()).len() <= workers);
         bound_memory(gateway.pid(), Some(64 << 10));
         let id = client.send("job.start", json!({"argv": ["sh", "-c", "true"]})).await;
         let broke_off =

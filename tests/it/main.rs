@@ -42,6 +42,7 @@ mod read_only_preset;
 mod resuming;
 mod script_facts;
 mod security;
+mod stall;
 mod streams;
 mod support;
 mod transcripts;
