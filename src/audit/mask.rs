@@ -23,7 +23,8 @@ impl Masks {
         if self.names(name) { (MASK.to_owned(), true) } else { self.text(value) }
     }
 
-    /// Arguments: `--token=x`, `--token x`; anywhere in a text `TOKEN=x`, `Token: x`, and what follows `Bearer` or `Basic`.
+    /// Arguments: `--token=x`, `--token x`; anywhere in a text `TOKEN=x`, `Token: x`, what follows `Bearer` or `Basic`, and
+    /// `scheme://user:x@host`.
     pub(super) fn argv(&self, argv: &[String]) -> (Vec<String>, bool) {
         let mut any = false;
         let mut is_named = false;
@@ -38,9 +39,15 @@ impl Masks {
     }
 
     fn text(&self, text: &str) -> (String, bool) {
+        let masked = passwords(&bearers(&self.named(text)));
+        let any = masked != text;
+        (masked, any)
+    }
+
+    /// `TOKEN=x` and `Token: x`.
+    fn named(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
-        let mut any = false;
         while let Some((before, after)) = rest.split_once(['=', ':']) {
             let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
             let name = before.rsplit(|c: char| !is_part(c)).next().unwrap_or_default();
@@ -54,25 +61,51 @@ impl Masks {
                 out.push_str(if is_header { " " } else { "" });
                 out.push_str(MASK);
                 rest = if is_header { behind_header(value) } else { behind(value) };
-                any = true;
             }
         }
         out.push_str(rest);
-        for scheme in ["Bearer ", "bearer ", "Basic "] {
-            let mut parts = out.split(scheme);
-            let mut masked = parts.next().unwrap_or_default().to_owned();
-            for value in parts {
-                masked.push_str(scheme);
-                if !value.is_empty() && value != MASK {
-                    masked.push_str(MASK);
-                    masked.push_str(behind(value));
-                    any = true;
-                }
-            }
-            out = masked;
-        }
-        (out, any)
+        out
     }
+}
+
+/// What follows `Bearer` or `Basic`.
+fn bearers(text: &str) -> String {
+    let mut out = text.to_owned();
+    for scheme in ["Bearer ", "bearer ", "Basic "] {
+        let mut parts = out.split(scheme);
+        let mut masked = parts.next().unwrap_or_default().to_owned();
+        for value in parts {
+            masked.push_str(scheme);
+            if !value.is_empty() {
+                masked.push_str(MASK);
+                masked.push_str(behind(value));
+            }
+        }
+        out = masked;
+    }
+    out
+}
+
+/// The password of `scheme://user:password@host` (RFC 3986 section 3.2): what stands between the first colon and the last `@`
+/// of the authority, which ends at a slash, question mark or number sign; here at a blank or quote too.
+fn passwords(text: &str) -> String {
+    const SCHEME_END: &str = "://";
+    let mut parts = text.split(SCHEME_END);
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        masked.push_str(SCHEME_END);
+        let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'');
+        let (authority, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
+        let login = authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?, host)));
+        match login {
+            Some(((user, password), host)) if !password.is_empty() => {
+                masked.extend([user, ":", MASK, "@", host]);
+            }
+            Some(_) | None => masked.push_str(authority),
+        }
+        masked.push_str(rest);
+    }
+    masked
 }
 
 /// What comes after the value of a header that begins here: to the quote around it, or to the end of the line.
@@ -140,5 +173,32 @@ mod tests {
         }
         assert_eq!(masks.value("DB_PASSWORD", "x"), ("***".to_owned(), true));
         assert_eq!(masks.value("HOME", "/root"), ("/root".to_owned(), false));
+    }
+
+    #[test]
+    fn the_password_of_a_url_is_masked_and_what_only_looks_like_one_is_not() {
+        let masks = Masks::default();
+        let table = [
+            ("https://ada:abc@example.com/x", "https://ada:***@example.com/x"),
+            ("--proxy=http://ada:abc@proxy:3128", "--proxy=http://ada:***@proxy:3128"),
+            ("redis://:abc@db:6379/0", "redis://:***@db:6379/0"),
+            ("https://ada:a:b@c@host", "https://ada:***@host"),
+            ("https://ada:%40%3A@host?x#y", "https://ada:***@host?x#y"),
+            ("curl 'https://a:b@c/' http://d:e@f; x", "curl 'https://a:***@c/' http://d:***@f; x"),
+            ("jdbc:postgresql://ada:abc@db/x", "jdbc:postgresql://ada:***@db/x"),
+            ("git@host:path", "git@host:path"),
+            ("ssh://git@host:22/path", "ssh://git@host:22/path"),
+            ("http://host:80/a@b", "http://host:80/a@b"),
+            ("http://host:80?to=a@b", "http://host:80?to=a@b"),
+            ("http://host:80#a@b", "http://host:80#a@b"),
+            ("http://[::1]:80/a:b@c", "http://[::1]:80/a:b@c"),
+            ("http://host:80 me@example.com", "http://host:80 me@example.com"),
+            ("http://ada:@host", "http://ada:@host"),
+            ("10:30 mail a:b@c", "10:30 mail a:b@c"),
+            ("://", "://"),
+        ];
+        for (given, wanted) in table {
+            assert_eq!(masks.text(given), (wanted.to_owned(), given != wanted));
+        }
     }
 }
