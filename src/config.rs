@@ -27,11 +27,17 @@ pub use units::{Cap, Size, Time};
 use std::path::PathBuf;
 
 /// A configuration that holds together, and where each value of it came from.
-#[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub settings: Raw,
     figment: figment::Figment,
+}
+
+impl std::fmt::Debug for Loaded {
+    // The layers hold secrets as they were written.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 /// Why a configuration was refused. Nothing was changed.

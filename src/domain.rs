@@ -12,7 +12,7 @@ pub mod principal;
 pub mod request;
 
 pub use command::{
-    Command, Executable, Facts, FileIdentity, Interpreter, Resolved, Script, Terminal, TerminalSize,
+    Command, Executable, Facts, FileIdentity, Interpreter, Resolved, Script, Secret, Terminal, TerminalSize,
 };
 pub use event::{
     Breach, Containment, EndReason, ExitStatus, GapReason, Signal, SignalTarget, StreamName, StreamTotals,

@@ -46,7 +46,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::Principal;
+use crate::domain::{Principal, Secret};
 
 /// What the operator decides about sessions and jobs, for as long as the server runs; [`Ceilings`] is what can change.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ pub struct Settings {
     /// The PATH that names are looked up on and that jobs see.
     pub path: String,
     /// Variables every job gets.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, Secret>,
     /// Names a client may set; `*` at the end stands for any rest.
     pub env_allow: Vec<String>,
     /// What jobs run as, by tenant; the tenant `*` stands for every other.

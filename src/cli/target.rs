@@ -10,8 +10,8 @@ use super::output::Trouble;
 /// Where a gateway listens that nobody told otherwise.
 const DEFAULT: &str = "http://127.0.0.1:7171";
 
-/// A gateway to talk to.
-#[derive(Debug, Clone)]
+/// A gateway to talk to. Holds a token, and is therefore not to be printed.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) url: String,
     pub(super) token: String,

@@ -14,9 +14,16 @@ const NOT_SETTINGS: [&str; 6] = [
 ];
 
 /// What the environment says to this program.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Environment {
+    // Any value may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
 }
 
 impl Environment {

@@ -20,7 +20,7 @@ pub(super) const BUILT_IN: &str = "the built-in defaults";
 const SYSTEM: &str = "/etc/execgate";
 
 /// Where configuration comes from.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// Each `--config`, in order.
     pub files: Vec<PathBuf>,
@@ -28,6 +28,18 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
     /// Leave the system's files out.
     pub no_system: bool,
+}
+
+impl std::fmt::Debug for Sources {
+    // A flag's value may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let keys: Vec<_> = self.flags.iter().map(|(key, _)| key).collect();
+        f.debug_struct("Sources")
+            .field("files", &self.files)
+            .field("flags", &keys)
+            .field("no_system", &self.no_system)
+            .finish()
+    }
 }
 
 /// Puts the layers together and checks the result.

@@ -1,10 +1,11 @@
 //! From figment's errors to file, line and the nearest key.
 //!
-//! figment knows which layer a value came from, and no line; the line is looked up in the file's own spans.
+//! figment knows which layer a value came from, and no line; the line is looked up in the file's own spans. What stands there is
+//! not told: a value in the wrong place or without its quotes may be a secret, and this text ends up in logs.
 
 use std::path::{Path, PathBuf};
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use toml_edit::{ImDocument, Item};
 
 use super::ConfigFailure;
@@ -12,6 +13,9 @@ use super::layers::DEFAULTS;
 
 /// What is wrong, and where.
 pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailure {
+    if let Some(broken) = files.iter().find_map(|file| syntax(file)) {
+        return broken;
+    }
     let layer =
         error.metadata.as_ref().map_or_else(|| "the configuration".to_owned(), |m| m.name.to_string());
     let mut path = error.path.clone();
@@ -27,27 +31,37 @@ pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailur
             let known: Vec<_> = known.iter().map(|known| format!("{known:?}")).collect();
             format!("{}: {word:?} is none of {}", path.join("."), known.join(", "))
         }
+        Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
+            format!("{}: {} stands where {wanted} should", path.join("."), word(found))
+        }
         other => format!("{}: {other}", path.join(".")),
     };
     let file = files.iter().find(|file| file.display().to_string() == layer);
     let line =
         file.and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| line_of(&text, &path));
-    let place = match line {
-        Some(line) => format!("{layer}:{line}"),
-        None => syntax(files).unwrap_or(layer),
-    };
+    let place = line.map_or_else(|| layer.clone(), |line| format!("{layer}:{line}"));
     ConfigFailure::Wrong { place, what }
 }
 
-/// The file that is no TOML, when that is what is wrong.
-fn syntax(files: &[PathBuf]) -> Option<String> {
-    let broken = |file: &PathBuf| -> Option<String> {
-        let text = std::fs::read_to_string(file).ok()?;
-        let error = ImDocument::parse(text.as_str()).err()?;
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        Some(format!("{}:{}", Path::display(file), before.matches('\n').count() + 1))
-    };
-    files.iter().find_map(broken)
+/// Where and why the file is no TOML, when that is what is wrong.
+fn syntax(file: &Path) -> Option<ConfigFailure> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let error = ImDocument::parse(text.as_str()).err()?;
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let place = format!("{}:{}", file.display(), before.matches('\n').count() + 1);
+    Some(ConfigFailure::Wrong { place, what: error.message().to_owned() })
+}
+
+/// What a value is, without the value.
+fn word(found: &Actual) -> &'static str {
+    match found {
+        Actual::Bool(_) => "true or false",
+        Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) => "a number",
+        Actual::Char(_) | Actual::Str(_) | Actual::Bytes(_) => "a text",
+        Actual::Seq => "a list",
+        Actual::Map => "a table",
+        _ => "something else",
+    }
 }
 
 fn dotted(path: &[String], field: &str) -> String {

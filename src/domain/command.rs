@@ -132,3 +132,13 @@ pub struct Script {
     /// Why it is opaque: the words of the interfaces, e.g. `stdin`, `dynamic`.
     pub reasons: Vec<String>,
 }
+
+/// A text that may be a secret: it is given to jobs, and printed nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(redacted)")
+    }
+}

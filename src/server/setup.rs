@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::config::{
     ForcedTier, ModeWord, NetworkWord, Overflow, PolicyTable, ProfileTable, Raw, Require, Sync,
 };
-use crate::domain::{JobLimits, Tier};
+use crate::domain::{JobLimits, Secret, Tier};
 use crate::policy::{Module, PolicySettings, default_set};
 use crate::transport::{Credentials, Names, Network};
 use people::{People, home, invoker};
@@ -300,7 +300,7 @@ fn session_settings(
     let suits = if loopback { vec!["*".to_owned()] } else { ENV_ALLOW.map(str::to_owned).to_vec() };
     session::Settings {
         path: path.join(":"),
-        env: raw.jobs.env.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
+        env: raw.jobs.env.iter().map(|(name, value)| (name.clone(), Secret(value.0.clone()))).collect(),
         env_allow: raw.jobs.env_allow.or(suits),
         identities: people.by_tenant,
         kill_grace: raw.drain.kill_grace.0,

@@ -51,7 +51,7 @@ pub(super) fn compose(
     if let Some(terminal) = &asked.terminal {
         env.insert("TERM".to_owned(), terminal.term.clone());
     }
-    env.extend(settings.env.clone());
+    env.extend(settings.env.iter().map(|(name, value)| (name.clone(), value.0.clone())));
     for (name, value) in asked.env {
         permitted(name, &settings.env_allow)?;
         env.insert(name.clone(), value.clone());

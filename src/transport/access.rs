@@ -60,10 +60,15 @@ fn host(headers: &HeaderMap, uri: &Uri) -> Result<String, Refused> {
         return Err(refused(StatusCode::BAD_REQUEST, "more than one Host header"));
     }
     let authority = uri.authority().map(|a| a.as_str()).or(host);
-    authority
+    let authority = authority
         .filter(|a| !a.is_empty())
-        .map(str::to_ascii_lowercase)
-        .ok_or_else(|| refused(StatusCode::BAD_REQUEST, "the Host header is missing"))
+        .ok_or_else(|| refused(StatusCode::BAD_REQUEST, "the Host header is missing"))?;
+    // What stands before an @ is a name and a password (RFC 9110 section 4.2.4), and not to be repeated to anybody.
+    if authority.contains('@') {
+        let message = "credentials in an address end up in logs; send a token as `Authorization: Bearer`";
+        return Err(refused(StatusCode::BAD_REQUEST, message));
+    }
+    Ok(authority.to_ascii_lowercase())
 }
 
 /// The authority without its port; an IPv6 address keeps its brackets.
@@ -118,6 +123,7 @@ mod tests {
             assert_eq!(status(Some(host), None), 421, "{host}");
         }
         assert_eq!(status(None, None), 400);
+        assert_eq!(status(Some("ada:abc@localhost"), None), 400);
     }
 
     #[test]

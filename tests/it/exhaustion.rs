@@ -140,7 +140,7 @@ fn a_full_disk_under_the_decision_log_counts_the_loss_when_told_to_drop_and_the_
 }
 
 /// Bounds the address space of a process to so much more than it has; `None` lifts the bound.
-fn bound_memory(pid: i32, more: Option<u64>) {
+pub fn bound_memory(pid: i32, more: Option<u64>) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
     let size = line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024;

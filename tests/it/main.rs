@@ -41,6 +41,7 @@ mod protocol;
 mod read_only_preset;
 mod resuming;
 mod script_facts;
+mod secrets;
 mod security;
 mod stall;
 mod streams;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use brush_parser::ast::Program;
 use brush_parser::word::{self, WordPieceWithSource};
 use brush_parser::{ParserOptions, parse_tokens, uncached_tokenize_str};
+use tracing::dispatcher::{self, Dispatch};
 
 use super::findings::{Findings, Reason};
 use super::shell::Dialect;
@@ -49,7 +50,9 @@ pub(super) fn apart(argv: Vec<String>, env: BTreeMap<String, String>) -> Finding
     let (done, outcome) = sync_channel(1);
     let work = move || {
         let mut findings = Findings::default();
-        Examiner { findings: &mut findings, env: &env, dialect: Dialect::Bash, depth: 0 }.program(&argv);
+        let mut examiner = Examiner { findings: &mut findings, env: &env, dialect: Dialect::Bash, depth: 0 };
+        // The parser logs what it reads, word for word, and a script may hold secrets.
+        dispatcher::with_default(&Dispatch::none(), || examiner.program(&argv));
         // Nobody waits any more when it took too long.
         if done.send(findings).is_err() {
             LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);

@@ -123,10 +123,15 @@ impl Raw {
 
 /// A good handshake with further headers.
 pub fn handshake(gateway: &Gateway, headers: &str) -> String {
+    handshake_as(gateway, &gateway.token(), headers)
+}
+
+/// The same by the bearer of another token.
+pub fn handshake_as(gateway: &Gateway, token: &str, headers: &str) -> String {
     format!(
         "GET /v1/ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {}\r\n{headers}\r\n",
         gateway.address(),
-        gateway.token()
+        token
     )
 }
