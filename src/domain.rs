@@ -18,7 +18,7 @@ pub use event::{
     Breach, Containment, EndReason, ExitStatus, GapReason, Signal, SignalTarget, StreamName, StreamTotals,
     Tier, Usage,
 };
-pub use failure::{Denied, Failure, OF_THE_SERVER, SpawnStage};
+pub use failure::{Denied, Failure, SpawnStage, Whose};
 pub use ids::{ConnectionId, DecisionId, JobId, RequestId, SessionId};
 pub use limits::{Charge, Claim, Counted, JobLimits, Quota, Scope, SessionGrant, UsageCounts};
 pub use principal::{Authority, Origin, Principal, Transport};

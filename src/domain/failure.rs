@@ -8,8 +8,14 @@ use std::time::Duration;
 
 use super::ids::DecisionId;
 
-/// How the name of a limit ends that all tenants share: who meets it has not asked for too much, the server is full.
-pub const OF_THE_SERVER: &str = "of the server";
+/// Whose a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// All tenants share it: who meets it has not asked for too much, the server is full.
+    Server,
+    /// The caller's own: its tenant's, its session's, down to that of one request.
+    Caller,
+}
 
 /// A failure as a client sees it: a kind for programs and facts for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +42,9 @@ pub enum Failure {
     Conflict(String),
     /// A hard limit or a claim.
     LimitExceeded {
-        /// Which limit, e.g. `jobs per session`.
+        /// Whose limit.
+        whose: Whose,
+        /// Which limit, e.g. `jobs of the session`.
         limit: String,
         /// Its value.
         value: u64,

@@ -15,7 +15,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota as Rate, RateLimiter};
 
-use crate::domain::{Charge, DecisionId, Failure, OF_THE_SERVER, Quota};
+use crate::domain::{Charge, DecisionId, Failure, Quota, Whose};
 use crate::verdict::Fault;
 
 use super::Settings;
@@ -53,7 +53,8 @@ impl LimitRefusal {
         match self {
             Self::Empty { bucket, retry_after } => Failure::RateLimited { bucket, retry_after },
             Self::Full { most } => {
-                Failure::LimitExceeded { limit: format!("rate buckets {OF_THE_SERVER}"), value: most }
+                let limit = "rate buckets of the server".to_owned();
+                Failure::LimitExceeded { whose: Whose::Server, limit, value: most }
             }
             Self::BadCharge { policy, .. } => Failure::PolicyFailed {
                 policy: policy.to_string(),

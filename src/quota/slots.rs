@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{Claim, Counted, Failure, OF_THE_SERVER, Scope, SessionId, UsageCounts};
+use crate::domain::{Claim, Counted, Failure, Scope, SessionId, UsageCounts, Whose};
 
 /// For whom something is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Holder {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{limit} are limited to {value}")]
 pub struct LimitExceeded {
+    /// Whose limit.
+    pub whose: Whose,
     /// What is limited, e.g. `jobs of the session`.
     pub limit: String,
     /// To how many.
@@ -33,7 +35,7 @@ pub struct LimitExceeded {
 
 impl From<LimitExceeded> for Failure {
     fn from(exceeded: LimitExceeded) -> Self {
-        Self::LimitExceeded { limit: exceeded.limit, value: exceeded.value }
+        Self::LimitExceeded { whose: exceeded.whose, limit: exceeded.limit, value: exceeded.value }
     }
 }
 
@@ -169,7 +171,8 @@ fn check(
     for claim in claims.iter().filter(|claim| claim.what == what) {
         let Some(place) = places.iter().find(|place| is_in(place, &claim.scope)) else { continue };
         if counts.get(&(place.clone(), what)).map_or(0, &counted) >= claim.max {
-            return Err(LimitExceeded { limit: limit(claim), value: claim.max.into() });
+            let (whose, limit) = (whose(&claim.scope), limit(claim));
+            return Err(LimitExceeded { whose, limit, value: claim.max.into() });
         }
     }
     Ok(())
@@ -188,13 +191,20 @@ fn is_in(place: &Place, scope: &Scope) -> bool {
     }
 }
 
+const fn whose(scope: &Scope) -> Whose {
+    match scope {
+        Scope::Server => Whose::Server,
+        Scope::Tenant | Scope::Subject | Scope::Group(_) | Scope::Session => Whose::Caller,
+    }
+}
+
 fn limit(claim: &Claim) -> String {
     let what = match claim.what {
         Counted::Sessions => "sessions",
         Counted::Jobs => "jobs",
     };
     let of = match &claim.scope {
-        Scope::Server => return format!("{what} {OF_THE_SERVER}"),
+        Scope::Server => "the server".to_owned(),
         Scope::Tenant => "the tenant".to_owned(),
         Scope::Subject => "the subject".to_owned(),
         Scope::Group(name) => format!("the group {name:?}"),
@@ -263,6 +273,18 @@ mod tests {
         assert_eq!(refused.unwrap_err().limit, "sessions of the group \"g\"");
         assert_eq!(slots.usage(&holder("b")).subject, (0, 0));
         assert_eq!(slots.usage(&holder("b")).server, (1, 0));
+    }
+
+    #[test]
+    fn a_limit_says_whose_it_is() {
+        let slots = Slots::default();
+        let whose = |scope| {
+            slots.claim(&holder("a"), Counted::Sessions, &[most(scope, 0)]).map(drop).unwrap_err().whose
+        };
+        assert_eq!(whose(Scope::Server), Whose::Server);
+        for own in [Scope::Tenant, Scope::Subject, Scope::Group("g".to_owned())] {
+            assert_eq!(whose(own), Whose::Caller);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::{DecisionId, Denied, Failure, OF_THE_SERVER, SpawnStage};
+use crate::domain::{DecisionId, Denied, Failure, SpawnStage, Whose};
 
 /// What a client gets of a failure: the code, the kind for programs, the message for people, further facts.
 pub(super) struct Told {
@@ -33,8 +33,10 @@ pub(super) fn http_status(failure: &Failure) -> u16 {
         // The command was understood and cannot be executed.
         Failure::SpawnFailed { .. } => 422,
         // Not the caller's doing: another time, or another server.
-        Failure::LimitExceeded { limit, .. } if limit.ends_with(OF_THE_SERVER) => 503,
-        Failure::LimitExceeded { .. } | Failure::RateLimited { .. } | Failure::Busy { .. } => 429,
+        Failure::LimitExceeded { whose: Whose::Server, .. } => 503,
+        Failure::LimitExceeded { whose: Whose::Caller, .. }
+        | Failure::RateLimited { .. }
+        | Failure::Busy { .. } => 429,
         Failure::Internal(_) => 500,
         Failure::Draining | Failure::Unavailable { .. } => 503,
     }
@@ -87,7 +89,7 @@ pub(super) fn tell(failure: &Failure) -> Told {
         Failure::PolicyDenied(denied) => policy_denied(denied),
         Failure::NotFound(what) => told(-32004, "not_found", format!("there is no such {what}"), none),
         Failure::Conflict(why) => told(-32005, "conflict", why, none),
-        Failure::LimitExceeded { limit, value } => limit_exceeded(limit, *value),
+        Failure::LimitExceeded { limit, value, .. } => limit_exceeded(limit, *value),
         Failure::RateLimited { bucket, retry_after } => rate_limited(bucket, *retry_after),
         Failure::SpawnFailed { stage, errno, subject } => spawn_failed(*stage, *errno, subject),
         Failure::Draining => {

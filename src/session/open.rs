@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use crate::audit::RefusedBy;
-use crate::domain::{self, CallMethod, Counted, Failure, SessionGrant, SessionId};
+use crate::domain::{self, CallMethod, Counted, Failure, SessionGrant, SessionId, Whose};
 use crate::quota::LimitExceeded;
 
 use super::core::{holder, random_bits};
@@ -206,7 +206,8 @@ fn granted_detach(
     match (asked, grant.detach_ttl) {
         (None, _) => Ok(None),
         (Some(_), None | Some(Duration::ZERO)) => {
-            Err(Failure::LimitExceeded { limit: "detach_ttl_ms of the session".to_owned(), value: 0 })
+            let limit = "detach_ttl_ms of the session".to_owned();
+            Err(Failure::LimitExceeded { whose: Whose::Caller, limit, value: 0 })
         }
         (Some(ttl), Some(most)) => Ok(Some(ttl.map_or(most, |ttl| ttl.min(most)))),
     }

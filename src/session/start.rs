@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::audit::RefusedBy;
 use crate::domain::{
     CallMethod, Command, ConnectionId, Counted, Failure, JobId, JobLimits, Principal, Resolved, SessionId,
-    SpawnStage, Terminal,
+    SpawnStage, Terminal, Whose,
 };
 use crate::quota::{Slot, Turn};
 use crate::stream::{Overflow, Share};
@@ -192,6 +192,7 @@ impl Start<'_> {
         let tenant = &self.caller.principal.tenant;
         let taken = self.core.budget.take(tenant, self.core.settings.streams.job(ring_bytes));
         taken.map_err(|spent| Failure::LimitExceeded {
+            whose: Whose::Caller,
             limit: "bytes of the streams of the tenant's jobs (its part of streams.budget)".to_owned(),
             value: spent.most,
         })

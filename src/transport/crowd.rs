@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::Failure;
+use crate::domain::{Failure, Whose};
 
 /// How many connections each tenant has. Only tenants with one are in the table.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Crowd {
             }
             ::metrics::counter!("execgate_connections_refused_total", "why" => "tenant").increment(1);
             let limit = "connections of the tenant".to_owned();
-            return Err(Failure::LimitExceeded { limit, value: most.into() });
+            return Err(Failure::LimitExceeded { whose: Whose::Caller, limit, value: most.into() });
         }
         *count = count.saturating_add(1);
         Ok(Seat { crowd: self.clone(), tenant: tenant.clone() })

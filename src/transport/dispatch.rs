@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
-use crate::domain::{Authority, EndReason, Failure, JobId, RequestId, Signal, TerminalSize};
+use crate::domain::{Authority, EndReason, Failure, JobId, RequestId, Signal, TerminalSize, Whose};
 use crate::rpc::method::Until;
 use crate::rpc::{self, Id, Method, Value, view};
 use crate::session::{Ending, Job, Reach};
@@ -88,7 +88,8 @@ pub(super) fn batch(replies: Vec<(Option<Id>, Reply)>) -> Option<Out> {
         let long = reply.text.as_ref().map_or(0, String::len);
         if bytes + long > MAX_BATCH_ANSWER {
             let limit = "bytes of a batch's answer".to_owned();
-            let failure = Failure::LimitExceeded { limit, value: MAX_BATCH_ANSWER as u64 };
+            let failure =
+                Failure::LimitExceeded { whose: Whose::Caller, limit, value: MAX_BATCH_ANSWER as u64 };
             reply.text = Reply::error(id.as_ref(), &failure, &fresh_request_id()).text;
         } else {
             bytes += long;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{Failure, JobId, SessionId, StreamName};
+use crate::domain::{Failure, JobId, SessionId, StreamName, Whose};
 use crate::rpc::frame::ClientFrame;
 use crate::rpc::method::{JobAttach, JobStart};
 use crate::rpc::{Value, event, view};
@@ -123,7 +123,8 @@ fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<u32, Fa
 fn view_failure(refused: ViewError) -> Failure {
     match refused {
         ViewError::Full { most } => {
-            Failure::LimitExceeded { limit: "viewers of the job".to_owned(), value: most as u64 }
+            let limit = "viewers of the job".to_owned();
+            Failure::LimitExceeded { whose: Whose::Caller, limit, value: most as u64 }
         }
         ViewError::NoSuchStream { .. } | ViewError::BeyondProduced { .. } => {
             Failure::InvalidParams(format!("from: {refused}"))

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{Failure, OF_THE_SERVER};
+use crate::domain::{Failure, Whose};
 
 use super::access::Names;
 use super::auth::Certificate;
@@ -206,7 +206,8 @@ impl Door {
         }
         let most = self.settings.load().max_connections;
         let full = Failure::LimitExceeded {
-            limit: format!("connections {OF_THE_SERVER}"),
+            whose: Whose::Server,
+            limit: "connections of the server".to_owned(),
             value: u64::try_from(most).unwrap_or(u64::MAX),
         };
         let answer = refusal::raw(&full, &fresh_request_id());

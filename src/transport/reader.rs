@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::Failure;
+use crate::domain::{Failure, Whose};
 use crate::rpc::{self, Call, Entry, Id, Incoming, Method, Rejected};
 
 use super::auth::{OnExpiry, Standing};
@@ -225,7 +225,7 @@ impl Reader {
         let most = self.connection.settings.max_outstanding;
         if self.outstanding > most {
             let limit = "requests in flight on the connection".to_owned();
-            return Err(Failure::LimitExceeded { limit, value: most as u64 });
+            return Err(Failure::LimitExceeded { whose: Whose::Caller, limit, value: most as u64 });
         }
         if let Err(not_until) = self.requests.check() {
             let clock = governor::clock::DefaultClock::default();
