@@ -1,10 +1,13 @@
 //! Logs: one JSON object a line, or readable lines on a terminal, always on standard error.
 //!
-//! Control characters are escaped by the formatter, so that nothing a client names can act on an operator's terminal.
+//! Control characters are escaped by the formatter, so that nothing a client names can act on an operator's terminal. A
+//! panic is such a line too, for its message may hold what a client sent; where a thread is to log nothing, its panics do not.
 
 pub mod metrics;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
@@ -75,5 +78,19 @@ pub fn start(format: Format, level: &str) -> Result<(), BadFilter> {
         let _ = LEVEL.set(Box::new(move |filter| handle.reload(filter).is_ok()));
         builder.try_init()
     };
+    std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    tracing::error!(
+        thread = thread.name(),
+        at = panic.location().map(tracing::field::display),
+        why = panic.payload_as_str(),
+        backtrace =
+            (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace)),
+        "panicked"
+    );
 }
