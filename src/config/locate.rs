@@ -32,7 +32,7 @@ pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailur
             format!("{}: {word:?} is none of {}", path.join("."), known.join(", "))
         }
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-            format!("{}: {} stands where {wanted} should", path.join("."), word(found))
+            format!("{}: must be {}, not {}", path.join("."), kind(wanted), word(found))
         }
         other => format!("{}: {other}", path.join(".")),
     };
@@ -56,11 +56,29 @@ fn syntax(file: &Path) -> Option<ConfigFailure> {
 fn word(found: &Actual) -> &'static str {
     match found {
         Actual::Bool(_) => "true or false",
-        Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) => "a number",
+        Actual::Signed(..0) => "a negative number",
+        Actual::Unsigned(_) | Actual::Signed(_) => "this number",
+        Actual::Float(_) => "a fraction",
         Actual::Char(_) | Actual::Str(_) | Actual::Bytes(_) => "a text",
         Actual::Seq => "a list",
         Actual::Map => "a table",
-        _ => "something else",
+        _ => "this",
+    }
+}
+
+/// What is wanted, in the words of the file instead of serde's.
+fn kind(wanted: &str) -> &str {
+    match wanted {
+        "u8" => "a whole number up to 255",
+        "u16" => "a whole number up to 65535",
+        "u32" => "a whole number up to 4294967295",
+        "u64" | "usize" => "a whole number",
+        "a boolean" => "true or false",
+        "a string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        table if table.starts_with("struct ") => "a table",
+        other => other,
     }
 }
 
