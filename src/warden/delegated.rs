@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub(super) const SELF: &str = "execgate-self";
 /// The controllers that limits of a whole job need. CPU time is counted without one.
 const WANTED: [&str; 2] = ["memory", "pids"];
+/// The share of processor time of gateway and warden, where all jobs together have 100, the kernel's default (`cpu.weight`).
+const WEIGHT: &str = "1000";
 
 /// The group that instances are made in: our own, or the one above it once a start has moved us.
 pub(super) fn place(own: PathBuf) -> PathBuf {
@@ -27,10 +29,10 @@ pub(super) fn place(own: PathBuf) -> PathBuf {
 /// # Errors
 /// Why its controllers cannot be handed down, for people.
 pub(super) fn open(group: &Path, ours: &[i32]) -> Result<(), String> {
-    if missing(group).is_empty() {
-        return Ok(());
-    }
     let said = |what: &str| format!("the controllers of {} are not handed down: {what}", group.display());
+    if missing(group).is_empty() {
+        return come_first(group);
+    }
     // The root alone has no type (cgroup-v2.rst), and may hold processes beside its groups.
     if group.join("cgroup.type").exists() {
         let inside = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
@@ -44,7 +46,28 @@ pub(super) fn open(group: &Path, ours: &[i32]) -> Result<(), String> {
         move_to(&group.join(SELF), &inside)
             .map_err(|e| said(&format!("gateway and warden cannot leave it: {e}")))?;
     }
-    hand_down(group).map_err(|e| said(&e.to_string()))
+    let first = come_first(group);
+    hand_down(group).map_err(|e| said(&e.to_string())).and(first)
+}
+
+/// Gives gateway and warden a weight of their own against all jobs, where they have a group and it has the controller. Only the
+/// group's own children need it, so it is not handed down further.
+///
+/// # Errors
+/// Why they have none, for people.
+fn come_first(group: &Path) -> Result<(), String> {
+    let own = group.join(SELF);
+    if !own.exists() || !lists(group, "cgroup.controllers", "cpu") {
+        return Ok(());
+    }
+    let enabled = if lists(group, "cgroup.subtree_control", "cpu") {
+        Ok(())
+    } else {
+        fs::write(group.join("cgroup.subtree_control"), "+cpu")
+    };
+    enabled.and_then(|()| fs::write(own.join("cpu.weight"), WEIGHT)).map_err(|e| {
+        format!("gateway and warden have no share of processor time of their own ({e}); jobs.nice alone puts them first")
+    })
 }
 
 fn move_to(group: &Path, processes: &[i32]) -> io::Result<()> {
@@ -67,10 +90,16 @@ pub(super) fn hand_down(group: &Path) -> io::Result<()> {
 
 /// Wanted controllers that the group has and does not hand down yet.
 fn missing(group: &Path) -> Vec<&'static str> {
-    let read = |file: &str| fs::read_to_string(group.join(file)).unwrap_or_default();
-    let (has, gives) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
-    let names = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-    WANTED.into_iter().filter(|name| names(&has, name) && !names(&gives, name)).collect()
+    let is_missing = |name: &&str| {
+        lists(group, "cgroup.controllers", name) && !lists(group, "cgroup.subtree_control", name)
+    };
+    WANTED.into_iter().filter(is_missing).collect()
+}
+
+/// Whether a file of the group names this controller.
+fn lists(group: &Path, file: &str, controller: &str) -> bool {
+    let names = fs::read_to_string(group.join(file)).unwrap_or_default();
+    names.split_ascii_whitespace().any(|name| name == controller)
 }
 
 #[cfg(test)]
@@ -100,9 +129,32 @@ mod tests {
         open(own.path(), &[7, 8]).unwrap();
         assert_eq!(read(&own, "cgroup.subtree_control"), "+memory +pids");
         assert_eq!(read(&own, "execgate-self/cgroup.procs"), "8", "each was written, one at a time");
+        assert_eq!(read(&own, "execgate-self/cpu.weight"), "1000");
         let again = group("cpu memory pids\n", "memory pids\n", "", false);
         open(again.path(), &[]).unwrap();
         assert_eq!(read(&again, "cgroup.subtree_control"), "memory pids\n", "nothing is written twice");
+    }
+
+    #[test]
+    fn a_start_after_a_move_gives_gateway_and_warden_their_weight_again() {
+        let own = group("cpu memory pids\n", "memory pids\n", "", false);
+        fs::create_dir(own.path().join(SELF)).unwrap();
+        open(own.path(), &[]).unwrap();
+        assert_eq!(read(&own, "cgroup.subtree_control"), "+cpu");
+        assert_eq!(read(&own, "execgate-self/cpu.weight"), "1000");
+        let without = group("memory pids\n", "memory pids\n", "", false);
+        fs::create_dir(without.path().join(SELF)).unwrap();
+        open(without.path(), &[]).unwrap();
+        assert_eq!(read(&without, "execgate-self/cpu.weight"), "");
+    }
+
+    #[test]
+    fn a_weight_that_cannot_be_given_is_told_and_limits_are_handed_down_all_the_same() {
+        let own = group("cpu memory pids\n", "", "", false);
+        fs::create_dir_all(own.path().join(SELF).join("cpu.weight")).unwrap();
+        let why = open(own.path(), &[]).unwrap_err();
+        assert!(why.contains("no share of processor time"), "{why}");
+        assert_eq!(read(&own, "cgroup.subtree_control"), "+memory +pids");
     }
 
     #[test]
