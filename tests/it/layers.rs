@@ -154,6 +154,21 @@ fn no_source_file_is_longer_than_500_lines() {
     }
 }
 
+/// What the warden does while it lives: its loop and what that does to jobs. Beside it are what a fork does to itself, the gateway's
+/// end, the messages, and the kernel's files.
+#[test]
+fn the_wardens_loop_has_at_most_1500_lines_of_code() {
+    let of_the_loop = ["main", "main/events", "main/requests", "main/waiting", "job", "tree", "reap"];
+    let lines = of_the_loop.map(|name| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/warden/{name}.rs"));
+        let text = fs::read_to_string(path).unwrap();
+        let without_tests = text.split("#[cfg(test)]").next().unwrap();
+        code(without_tests).lines().filter(|line| !line.trim().is_empty()).count()
+    });
+    let sum: usize = lines.iter().sum();
+    assert!((500..=1500).contains(&sum), "{sum} lines: {lines:?}");
+}
+
 #[test]
 fn every_source_file_says_what_it_is_for() {
     for (path, text) in sources("src").into_iter().chain(sources("policies")).chain(sources("tests")) {
