@@ -19,7 +19,7 @@ pub(super) fn run(args: &args::Doctor) -> Result<ExitCode, Trouble> {
     let setup = Setup::new(&loaded.settings, None).map_err(Trouble::failed)?;
     let invoker = setup.warden.invoker.is_some().then(|| (geteuid().as_raw(), getegid().as_raw()));
     let daemons = daemons::reachable(&setup.warden.identities, invoker);
-    let (exact, root_jobs) = (setup.require_exact, setup.root_jobs);
+    let (exact, forced, root_jobs) = (setup.require_exact, setup.warden.force.is_some(), setup.root_jobs);
     runtime()?.block_on(async {
         let warden = Warden::launch(setup.warden).await.map_err(|e| Trouble::failed(format!("the warden cannot be started: {e}")))?;
         let probe = warden.probe().await;
@@ -47,7 +47,8 @@ pub(super) fn run(args: &args::Doctor) -> Result<ExitCode, Trouble> {
                 say(format!("note         {note}"))?;
             }
             if !enough {
-                say("refused      containment.require asks for exact containment, which tier C is not: serve would not start")?;
+                let why = if forced { ", and containment.force chooses it" } else { "" };
+                say(format!("refused      containment.require asks for exact containment, which tier C is not{why}: serve would not start"))?;
             }
             if root_jobs {
                 say("root         jobs run as root, who is promised nothing beyond the tier; give tenants an identity (tenant.NAME.identity)")?;

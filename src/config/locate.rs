@@ -31,6 +31,10 @@ pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailur
             let known: Vec<_> = known.iter().map(|known| format!("{known:?}")).collect();
             format!("{}: {word:?} is none of {}", path.join("."), known.join(", "))
         }
+        Kind::InvalidType(found, wanted) if wanted.starts_with("struct ") => {
+            let name = path.join(".");
+            format!("{name}: must be a section: [{name}] with keys of its own, not {}", word(found))
+        }
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
             format!("{}: must be {}, not {}", path.join("."), kind(wanted), word(found))
         }
@@ -77,7 +81,6 @@ fn kind(wanted: &str) -> &str {
         "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "a table",
-        table if table.starts_with("struct ") => "a table",
         other => other,
     }
 }

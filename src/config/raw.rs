@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::units::{Cap, Size, Time};
 
@@ -24,7 +25,7 @@ macro_rules! section {
 }
 
 /// A value, or what suits the address listened on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Auto<T> {
     /// Named.
@@ -39,6 +40,20 @@ pub enum Auto<T> {
 pub enum AutoWord {
     /// `auto`
     Auto,
+}
+
+/// By hand: of a value that fits neither, serde would say no more than that. By way of JSON, because figment takes a
+/// number for a word's place in the list.
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        if value == "auto" {
+            return Ok(Self::Auto(AutoWord::Auto));
+        }
+        T::deserialize(value)
+            .map(Self::Set)
+            .map_err(|error| D::Error::custom(format!("{error}; or \"auto\"")))
+    }
 }
 
 impl<T: Clone> Auto<T> {

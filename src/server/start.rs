@@ -38,14 +38,14 @@ pub enum StartFailure {
     Warden(#[from] warden::LaunchFailure),
     /// Containment is weaker than required.
     #[error(
-        "containment.require is \"exact\", but this host gives tier {tier}: {notes}; `execgate doctor` says how to better it"
+        "containment.require is \"exact\", as it is by default where others can connect, but this host gives tier C: {0}; `execgate doctor` says how to better it"
     )]
-    Containment {
-        /// What it gives.
-        tier: Tier,
-        /// What is missing.
-        notes: String,
-    },
+    Containment(String),
+    /// Containment was made weaker than required.
+    #[error(
+        "containment.require is \"exact\", and containment.force chooses tier C, which is not; take containment.force out for the best tier of this host, which `execgate doctor --set containment.force=auto` tells"
+    )]
+    Forced,
     /// The decision log cannot be opened.
     #[error("{0}")]
     Audit(#[from] audit::OpenFailure),
@@ -235,9 +235,8 @@ async fn loaded(settings: policy::Settings) -> Result<Policies, StartFailure> {
 
 fn require(setup: &Setup, containment: &Containment) -> Result<(), StartFailure> {
     match containment.tier {
-        Tier::C if setup.require_exact => {
-            Err(StartFailure::Containment { tier: Tier::C, notes: containment.notes.join("; ") })
-        }
+        Tier::C if setup.require_exact && setup.warden.force.is_some() => Err(StartFailure::Forced),
+        Tier::C if setup.require_exact => Err(StartFailure::Containment(containment.notes.join("; "))),
         Tier::A | Tier::APrime | Tier::B | Tier::C => Ok(()),
     }
 }

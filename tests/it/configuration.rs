@@ -20,7 +20,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
-    let table: [(&str, &[&str]); 26] = [
+    let table: [(&str, &[&str]); 32] = [
         ("[limits]\n\nsesions = 3\n", &["test.toml:3", "limits.sesions", "did you mean \"sessions\"?"]),
         ("[limit]\njobs = 3\n", &["test.toml:1", "limit", "\"limits\""]),
         ("[drain]\ngrace = 10\n", &["test.toml:2", "drain.grace", "unit", "30s"]),
@@ -32,6 +32,18 @@ fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
         ("[limits]\njobs = -1\n", &["test.toml:2", "limits.jobs", "up to 4294967295", "a negative number"]),
         ("[limits]\njobs = \"many\"\n", &["test.toml:2", "limits.jobs", "a whole number", "not a text"]),
         ("[jobs]\nenv = \"x\"\n", &["test.toml:2", "jobs.env: must be a table, not a text"]),
+        (
+            "[containment]\nforce = \"D\"\n",
+            &["test.toml:2", "containment.force", "`D`", "`A`, `A'`, `B`, `C`; or \"auto\""],
+        ),
+        ("[containment]\nforce = 3\n", &["test.toml:2", "containment.force", "`3`", "or \"auto\""]),
+        (
+            "[containment]\nrequire = \"best\"\n",
+            &["test.toml:2", "containment.require", "`exact` or `best_effort`; or \"auto\""],
+        ),
+        ("[limits]\nmemory = \"64KB\"\n", &["test.toml:2", "limits.memory", "KiB", "or \"auto\""]),
+        ("[jobs]\nallow_root = 3\n", &["test.toml:2", "jobs.allow_root", "boolean", "or \"auto\""]),
+        ("containment = \"exact\"\n", &["test.toml:1", "containment", "a section: [containment]"]),
         ("[limits]\njobs = 1\n[limits\n", &["test.toml:3"]),
         ("[limits]\njobs = 1\n[limits]\nsessions = 1\n", &["test.toml:3", "duplicate"]),
         ("[limits]\njobs = 99999999999\n", &["test.toml:2", "limits.jobs"]),

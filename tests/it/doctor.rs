@@ -93,4 +93,8 @@ fn exact_containment_that_is_not_to_be_had_refuses_to_start_and_says_so() {
     let refused = serve.args(["serve", "--listen", "127.0.0.1:0"]).args(required).output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("tier C") && said.contains("doctor"), "{said}");
+    assert!(said.contains("take containment.force out"), "the host may give more: {said}");
+    let told = doctor(false, &required);
+    let said = String::from_utf8_lossy(&told.stdout);
+    assert!(said.contains("containment.force chooses it: serve would not start"), "{said}");
 }
