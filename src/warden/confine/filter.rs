@@ -15,7 +15,7 @@ use seccompiler::{
 };
 
 /// Refused whatever their arguments.
-const REFUSED: [i64; 18] = [
+const REFUSED: [i64; 19] = [
     // Work done by kernel threads, past this very filter.
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
@@ -36,6 +36,8 @@ const REFUSED: [i64; 18] = [
     libc::SYS_request_key,
     // Files by number, past the directories that lead to them.
     libc::SYS_open_by_handle_at,
+    // Whoever opens a file waits for the word of its listener, the warden too.
+    libc::SYS_fanotify_init,
     // The host's own affairs.
     libc::SYS_reboot,
     libc::SYS_swapon,

@@ -129,7 +129,7 @@ async fn ordinary_user_child() {
     println!("alone=passed");
 }
 
-fn as_nobody(group: Option<&std::path::Path>) -> Program {
+pub(super) fn as_nobody(group: Option<&std::path::Path>) -> Program {
     let mut child = Program::new("sh");
     // Joins the group as root, then becomes the ordinary user.
     let join = group.map_or(String::new(), |group| format!("echo $$ > {}/cgroup.procs; ", group.display()));
@@ -157,10 +157,10 @@ fn no_hostile_tree_of_an_ordinary_user_outlives_its_job_in_tier_c() {
 }
 
 /// A group handed to the ordinary user; removed at the end.
-struct Delegated(PathBuf);
+pub(super) struct Delegated(pub(super) PathBuf);
 
 impl Delegated {
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
         let mount = mounts.into_iter().find(|mount| mount.join("cgroup.procs").exists())?;
         let path = mount.join(format!("test-delegated-{}", job_id()));
