@@ -191,9 +191,9 @@ async fn line(fd: &OwnedFd) -> String {
     String::from_utf8(all).unwrap()
 }
 
-/// The instance's group that a running job is in, if it is in one.
-fn instance_of(running: &Running) -> Option<PathBuf> {
-    let group = crate::support::proc::group(running.pid())?;
+/// The instance's group that a process is in, if it is in one.
+fn instance_of(pid: i32) -> Option<PathBuf> {
+    let group = crate::support::proc::group(pid)?;
     let name = |group: &Path| group.file_name()?.to_str().map(str::to_owned);
     let is_instance = |group: &&Path| {
         name(group).is_some_and(|name| name.starts_with("execgate-") && name != "execgate-self")

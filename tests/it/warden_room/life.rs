@@ -18,7 +18,7 @@ in_each_tier!(an_orderly_shutdown_ends_every_job_and_removes_the_instance, |ward
     let job = job_id();
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
-    let group = instance_of(&running);
+    let group = instance_of(running.pid());
     assert!(warden.shutdown().await);
     warden.gone().await;
     assert_eq!(running.exited().await, ExitStatus::Signal { number: 9, core: false });
@@ -33,7 +33,7 @@ in_each_tier!(when_the_warden_is_killed_every_job_ends, |warden| async move {
     let (tier, job) = (warden.containment().tier, job_id());
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
     line(&ends.stdout).await;
-    let group = instance_of(&running);
+    let group = instance_of(running.pid());
     assert_eq!(exists(group.as_ref()), matches!(tier, Tier::A | Tier::APrime));
     let pid = rustix::process::Pid::from_raw(warden.pid().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

@@ -203,7 +203,7 @@ async fn an_identity_that_cannot_be_taken_fails_the_start_and_leaves_nothing() {
 async fn a_leaf_that_cannot_be_made_fails_the_start_and_leaves_nothing() {
     let warden = launch(None).await;
     let (running, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
-    let Some(instance) = instance_of(&running) else {
+    let Some(instance) = instance_of(running.pid()) else {
         eprintln!("NOTE: no leaves here that could fail to be made");
         return;
     };

@@ -41,9 +41,13 @@ in_each_tier!(few_wait_they_count_as_nothing_and_they_go, |warden| async move {
 in_each_tier!(they_die_with_the_warden, |warden| async move {
     let mut theirs = warm(&warden).await;
     theirs.extend(theirs.clone().into_iter().flat_map(proc::children));
+    let instance = instance_of(theirs[0]);
     let pid = nix::unistd::Pid::from_raw(warden.pid().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     eventually(PATIENCE, "all are gone", || theirs.iter().all(|pid| !proc::is_alive(*pid)));
+    // Its groups are left to the next start.
+    let _next = launch(None).await;
+    eventually(PATIENCE, "no group is left", || instance.as_ref().is_none_or(|group| !group.exists()));
 });
 
 in_each_tier!(one_that_died_is_not_sent_out, |warden| async move {
