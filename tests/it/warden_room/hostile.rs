@@ -2,7 +2,7 @@
 //! counted by a walk over /proc of our own, by a mark that each process was born with.
 
 use super::*;
-use crate::support::proc;
+use crate::support::{PATIENCE, eventually, proc};
 
 mod programs;
 
@@ -174,7 +174,13 @@ impl Delegated {
 
 impl Drop for Delegated {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        let removed = || fs::remove_dir(&self.0).is_ok();
+        if std::thread::panicking() {
+            let _ = removed();
+            return;
+        }
+        // The child's warden ends, and takes its instance away, once the child has ended.
+        eventually(PATIENCE, "the delegated group can be removed", removed);
     }
 }
 
