@@ -6,7 +6,7 @@
 pub mod metrics;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
@@ -83,6 +83,10 @@ pub fn start(format: Format, level: &str) -> Result<(), BadFilter> {
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        // A fault of ours is told whatever the level.
+        let _ = writeln!(std::io::stderr(), "{:?}", panic.to_string());
+    }
     let thread = std::thread::current();
     let backtrace = Backtrace::capture();
     tracing::error!(

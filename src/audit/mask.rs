@@ -68,10 +68,10 @@ impl Masks {
     }
 }
 
-/// What follows `Bearer` or `Basic`.
+/// What follows `Bearer` or `Basic`, however they are written, but for words of a sentence.
 fn bearers(text: &str) -> String {
     let mut out = text.to_owned();
-    for scheme in ["Bearer ", "bearer ", "Basic "] {
+    for scheme in ["Bearer ", "bearer ", "BEARER ", "Basic ", "BASIC ", ": basic "] {
         let mut parts = out.split(scheme);
         let mut masked = parts.next().unwrap_or_default().to_owned();
         for value in parts {
@@ -87,20 +87,23 @@ fn bearers(text: &str) -> String {
 }
 
 /// The password of `scheme://user:password@host` (RFC 3986 section 3.2): what stands between the first colon and the last `@`
-/// of the authority, which ends at a slash, question mark or number sign; here at a blank or quote too.
+/// of the authority, which ends at a slash, question mark or number sign; here at a blank or quote too. Before HTTP, where a
+/// user alone is a token more often than a name, all of it.
 fn passwords(text: &str) -> String {
     const SCHEME_END: &str = "://";
     let mut parts = text.split(SCHEME_END);
     let mut masked = parts.next().unwrap_or_default().to_owned();
     for part in parts {
+        let is_http = ["http", "https"].iter().any(|scheme| masked.ends_with(scheme));
         masked.push_str(SCHEME_END);
         let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'');
         let (authority, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
-        let login = authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?, host)));
+        let login = authority.rsplit_once('@').map(|(login, host)| (login, login.split_once(':'), host));
         match login {
-            Some(((user, password), host)) if !password.is_empty() => {
+            Some((_, Some((user, password)), host)) if !password.is_empty() => {
                 masked.extend([user, ":", MASK, "@", host]);
             }
+            Some((token, None, host)) if is_http && !token.is_empty() => masked.extend([MASK, "@", host]),
             Some(_) | None => masked.push_str(authority),
         }
         masked.push_str(rest);
@@ -185,6 +188,10 @@ mod tests {
             ("https://ada:a:b@c@host", "https://ada:***@host"),
             ("https://ada:%40%3A@host?x#y", "https://ada:***@host?x#y"),
             ("curl 'https://a:b@c/' http://d:e@f; x", "curl 'https://a:***@c/' http://d:***@f; x"),
+            ("git clone https://ghp_abc@github.com/x", "git clone https://***@github.com/x"),
+            ("X: BEARER abc", "X: BEARER ***"),
+            ("Authorization: basic abc", "Authorization: basic ***"),
+            ("echo basic usage", "echo basic usage"),
             ("jdbc:postgresql://ada:abc@db/x", "jdbc:postgresql://ada:***@db/x"),
             ("git@host:path", "git@host:path"),
             ("ssh://git@host:22/path", "ssh://git@host:22/path"),

@@ -25,6 +25,12 @@ impl Target {
         let environment = Environment::of_process();
         let url = args.url.clone().or_else(|| environment.get("EXECGATE_URL").map(str::to_owned));
         let url = url.unwrap_or_else(|| DEFAULT.to_owned());
+        if url.contains(['@', '?', '#']) {
+            // Not told back: it may hold a secret.
+            return Err(Trouble::usage(
+                "the gateway's URL is https://HOST:PORT or http://HOST:PORT alone; give the token by --token-file or EXECGATE_TOKEN",
+            ));
+        }
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(Trouble::usage(format!(
                 "{url:?}: give the gateway's URL as https://HOST:PORT or http://HOST:PORT"

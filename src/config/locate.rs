@@ -1,7 +1,7 @@
 //! From figment's errors to file, line and the nearest key.
 //!
-//! figment knows which layer a value came from, and no line; the line is looked up in the file's own spans. What stands there is
-//! not told: a value in the wrong place or without its quotes may be a secret, and this text ends up in logs.
+//! figment knows which layer a value came from, and no line; the line is looked up in the file's own spans. A value of
+//! the wrong type is not told: in the wrong place or without its quotes it may be a secret, and this text ends up in logs.
 
 use std::path::{Path, PathBuf};
 
@@ -71,8 +71,9 @@ fn word(found: &Actual) -> &'static str {
 }
 
 /// What is wanted, in the words of the file instead of serde's.
-fn kind(wanted: &str) -> &str {
+pub(super) fn kind(wanted: &str) -> &str {
     match wanted {
+        "i32" => "a whole number",
         "u8" => "a whole number up to 255",
         "u16" => "a whole number up to 65535",
         "u32" => "a whole number up to 4294967295",
@@ -81,6 +82,7 @@ fn kind(wanted: &str) -> &str {
         "a string" => "a text",
         "a sequence" => "a list",
         "a map" => "a table",
+        "string or map" => "a word",
         other => other,
     }
 }

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::locate;
 use super::units::{Cap, Size, Time};
 
 macro_rules! section {
@@ -52,7 +53,16 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
         }
         T::deserialize(value)
             .map(Self::Set)
-            .map_err(|error| D::Error::custom(format!("{error}; or \"auto\"")))
+            .map_err(|error| D::Error::custom(format!("{}; or \"auto\"", mismatch(&error.to_string()))))
+    }
+}
+
+/// What is wrong with a value of the wrong type, from serde_json's text, which holds the value.
+fn mismatch(text: &str) -> String {
+    let of_type = ["invalid type: ", "invalid value: "].iter().find_map(|start| text.strip_prefix(start));
+    match of_type.and_then(|found| found.rsplit_once(", expected ")) {
+        Some((_, wanted)) => format!("must be {}", locate::kind(wanted)),
+        None => text.to_owned(),
     }
 }
 

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 pub(super) const SELF: &str = "execgate-self";
 /// The controllers that limits of a whole job need. CPU time is counted without one.
 const WANTED: [&str; 2] = ["memory", "pids"];
-/// The share of processor time of gateway and warden, where all jobs together have 100, the kernel's default (`cpu.weight`).
+/// The share of processor time of gateway and warden, where all jobs of an instance together have 100, the kernel's default
+/// (`cpu.weight`).
 const WEIGHT: &str = "1000";
 
 /// The group that instances are made in: our own, or the one above it once a start has moved us.

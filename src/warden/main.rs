@@ -149,7 +149,7 @@ fn begin() -> Result<Process, Unready> {
     setrlimit(Resource::RLIMIT_NOFILE, descriptors.1, descriptors.1).map_err(step("open files"))?;
     let mut scratch = link::scratch();
     let hello = read_hello(&gateway, &mut scratch)?;
-    let base = Base::build();
+    let base = Base::put_on_warden();
     let ground = match trial::establish(&hello, &base, &instance_name()?) {
         Ok(ground) => ground,
         Err(reason) => {

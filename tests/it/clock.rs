@@ -1,7 +1,7 @@
 //! The wall clock jumps a day ahead or back in mid-run: what lasts for a time neither ends early nor late, and service goes on.
 //!
 //! The machine's clock is never set. A shim before the C library shifts what the gateway alone is told; the warden and jobs
-//! get none of its environment, and that no room with a timer of its own reads the wall clock is kept by `layers`.
+//! get none of its environment. Which rooms may name the wall clock is kept by `layers`.
 
 #![expect(clippy::disallowed_methods, reason = "tests start the compiler of the shim")]
 

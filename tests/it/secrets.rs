@@ -175,6 +175,8 @@ fn ask_command_line(gateway: &Gateway, log: &Path, places: &mut Places) {
         &["exec", "--", "true"],
         &["ps"],
         &["audit", "show", log],
+        &["ps", "--url", "http://ada:s3cr3t@127.0.0.1:1"],
+        &["ps", "--url", "http://127.0.0.1:1/?token=s3cr3t"],
     ] {
         let secrets = [ENVIRONMENT, ("EXECGATE_TOKEN", WRONG)];
         let output = gateway.cli(arguments).envs(secrets).output().unwrap();
@@ -241,7 +243,7 @@ async fn ticket_of(gateway: &Gateway) -> String {
 }
 
 #[test]
-fn a_panic_is_a_line_of_the_log_and_holds_no_secret() {
+fn a_panic_is_a_line_of_the_log() {
     let config = format!("{}[log]\nlevel = \"trace\"\n", token_of_ada());
     let gateway = Gateway::with_environment(&config, &[ENVIRONMENT]);
     run(async {

@@ -70,6 +70,7 @@ pub(super) fn apart(argv: Vec<String>, env: BTreeMap<String, String>) -> Finding
         }
         // It panicked: the text was too strange for the parser.
         Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+            tracing::warn!("the parser of scripts panicked; what it was given counts as no syntax it knows");
             let mut findings = Findings::default();
             findings.doubt(Reason::Syntax);
             findings

@@ -3,7 +3,7 @@
 //! Landlock keeps a job from writing below any cgroup mount, so that it cannot leave its leaf, below `/proc`, where it
 //! could choose who dies for want of memory, and from signalling whatever is outside the job; being in a domain of its
 //! own, it can trace and read nobody outside either. Seccomp refuses what reaches past that. Built once at the warden's
-//! start. The larger filter goes on the warden itself, which makes none of the calls it refuses, and leaders inherit it:
+//! start. What only refuses goes on the warden itself, which makes none of the calls it refuses, and leaders inherit it:
 //! the kernel compiles a filter each time one is put on, which took longer than the fork. What the warden cannot be
 //! without, its groups and clone3, each leader gives up as soon as it is born.
 //!
@@ -30,6 +30,8 @@ use super::filter;
 /// Holds files of every process that its user may write, whatever Landlock says of tracing it. Sealed whole, because a
 /// rule stands for one file, and a job's processes are yet to come.
 const PROCESSES: &str = "/proc";
+/// Types of file system that groups are in.
+const GROUPS: [&str; 2] = ["cgroup", "cgroup2"];
 
 /// Most files and directories beside the sealed mounts and on the way to them; a host has some fifty.
 const MAX_SIBLINGS: usize = 4096;
@@ -48,7 +50,7 @@ pub(in super::super) struct Base {
 
 impl Base {
     /// Builds it, as far as this kernel can, and puts what it can bear of it on this process, for good.
-    pub(in super::super) fn build() -> Self {
+    pub(in super::super) fn put_on_warden() -> Self {
         let mut base = Self { ruleset: None, without_clone3: None, lacks: Vec::new(), seals_groups: false };
         match filter_calls() {
             Ok(without_clone3) => base.without_clone3 = Some(without_clone3),
@@ -57,9 +59,17 @@ impl Base {
                  like, and change limits and priorities of processes of its own user"
             )),
         }
-        let groups = fs::read_to_string("/proc/self/mountinfo").map(|text| mounts_of_groups(&text));
-        let sealed = groups.map(|groups| [groups, vec![PROCESSES.into()]].concat());
-        let siblings = sealed.map_err(|e| e.to_string()).and_then(|sealed| siblings_of(&sealed));
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string());
+        let others = mountinfo.iter().flat_map(|text| mounts_of(text, &["proc"]));
+        base.lacks.extend(others.filter(|place| *place != Path::new(PROCESSES)).map(|place| {
+            format!(
+                "proc is mounted at {} too: through it a job can write what it may not below {PROCESSES}, such as the \
+                 oom_score_adj of other processes of its user; unmount it, or give tenants an identity",
+                place.display()
+            )
+        }));
+        let sealed = mountinfo.map(|text| [mounts_of(&text, &GROUPS), vec![PROCESSES.into()]].concat());
+        let siblings = sealed.and_then(|sealed| siblings_of(&sealed));
         match siblings.and_then(|beside| base.landlock(&beside)) {
             Ok(ruleset) => {
                 base.ruleset = Some(ruleset);
@@ -110,8 +120,11 @@ impl Base {
 
 /// Puts the filter for the warden and its jobs on this process; returns the one that is for jobs only.
 fn filter_calls() -> Result<BpfProgram, String> {
-    let [refusing, without_clone3] = filter::base()?;
-    super::no_new_privileges().and_then(|()| filter::apply(&refusing)).map_err(|errno| errno.to_string())?;
+    let [refusing, without_pinning, without_clone3] = filter::base()?;
+    super::no_new_privileges()
+        .and_then(|()| filter::apply(&refusing))
+        .and_then(|()| filter::apply(&without_pinning))
+        .map_err(|errno| errno.to_string())?;
     Ok(without_clone3)
 }
 
@@ -160,12 +173,12 @@ fn siblings_of(sealed: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     Ok(beside)
 }
 
-/// Where cgroup hierarchies of any kind are mounted, from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn mounts_of_groups(mountinfo: &str) -> Vec<PathBuf> {
+/// Where file systems of these types are mounted, from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+fn mounts_of(mountinfo: &str, types: &[&str]) -> Vec<PathBuf> {
     let place = |line: &str| {
-        let (fields, kind) = line.split_once(" - ")?;
-        let of_groups = kind.starts_with("cgroup ") || kind.starts_with("cgroup2 ");
-        of_groups.then(|| fields.split(' ').nth(4).map(unescape)).flatten()
+        let (fields, source) = line.split_once(" - ")?;
+        let is_asked_for = types.contains(&source.split(' ').next()?);
+        is_asked_for.then(|| fields.split(' ').nth(4).map(unescape)).flatten()
     };
     mountinfo.lines().filter_map(place).collect()
 }
@@ -181,12 +194,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_of_groups_are_found_whatever_their_kind() {
+    fn mounts_are_found_by_their_types() {
         let text = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n\
             42 31 0:39 / /odd\\040place rw - cgroup cgroup rw,memory\n";
-        let found = mounts_of_groups(text);
+        let found = mounts_of(text, &GROUPS);
         assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/unified"), PathBuf::from("/odd place")]);
+        assert_eq!(mounts_of(text, &["tmpfs"]), [PathBuf::from("/sys/fs/cgroup")]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Seccomp filters: system calls that no job needs and that reach past its confinement.
 //!
-//! The first filter of `base` refuses with EPERM what attacks the kernel or other processes of the same user; the second
-//! knows no clone3; that of an offline job refuses sockets. All are programs over numbers and arguments, built once in the
-//! warden, which wears the first itself; a fork inherits them. A program of another architecture than this one's (32-bit on a 64-bit host) is killed at its first
-//! system call, because the numbers mean something else there.
+//! The first filter of `base` refuses with EPERM what attacks the kernel or other processes of the same user; the second lets
+//! nobody choose another's processors; the third knows no clone3; that of an offline job refuses sockets. All are programs
+//! over numbers and arguments, built once in the warden, which wears the first two itself; a fork inherits them. A program of
+//! another architecture than this one's (32-bit on a 64-bit host) is killed at its first system call, because the numbers
+//! mean something else there.
 
 use std::collections::BTreeMap;
 
@@ -63,8 +64,15 @@ pub(super) enum Sockets {
 }
 
 /// The filters of `base`.
-pub(super) fn base() -> Result<[BpfProgram; 2], String> {
-    Ok([refusing()?, without_clone3()?])
+pub(super) fn base() -> Result<[BpfProgram; 3], String> {
+    Ok([refusing()?, without_pinning()?, without_clone3()?])
+}
+
+/// The processors that another process may run on are its user's to choose. C libraries choose those of a thread by its number,
+/// its own too, and programs end where that is refused; so for any number it is said to be done, and is not.
+fn without_pinning() -> Result<BpfProgram, String> {
+    let numbered = rule(&[(0, Width::Dword, Is::Ne, 0)])?;
+    program(Rules::from([(libc::SYS_sched_setaffinity, vec![numbered])]), Errno::UnknownErrno)
 }
 
 /// clone3 can have a child born in another group (CLONE_INTO_CGROUP), which Landlock does not see, and its arguments are
@@ -75,17 +83,11 @@ fn without_clone3() -> Result<BpfProgram, String> {
 
 fn refusing() -> Result<BpfProgram, String> {
     let mut rules: Rules = REFUSED.iter().map(|number| (*number, Vec::new())).collect();
-    // A user may change limits, priorities and processors of all his processes: the gateway may be one of them. Only
-    // one's own (0) may be changed; limits of others may be read.
+    // A user may change limits and priorities of all his processes: the gateway may be one of them. Only one's own (0) may
+    // be changed; limits of others may be read.
     let other = || (0, Width::Dword, Is::Ne, 0);
     rules.insert(libc::SYS_prlimit64, vec![rule(&[other(), (2, Width::Qword, Is::Ne, 0)])?]);
-    let scheduling = [
-        libc::SYS_sched_setscheduler,
-        libc::SYS_sched_setparam,
-        libc::SYS_sched_setattr,
-        libc::SYS_sched_setaffinity,
-    ];
-    for call in scheduling {
+    for call in [libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr] {
         rules.insert(call, vec![rule(&[other()])?]);
     }
     for (call, whole_user) in [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)] {

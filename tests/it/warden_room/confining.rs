@@ -201,7 +201,7 @@ fn attack_process(name: &str, pid: i64) {
     say("limit", raw(libc::SYS_prlimit64, [pid, i64::from(libc::RLIMIT_CPU), limit.as_ptr() as i64, 0, 0]));
     say("renice", raw(libc::SYS_setpriority, [0, pid, 19, 0, 0]));
     say("idle", raw(libc::SYS_sched_setscheduler, [pid, 5, [0_i32; 1].as_ptr() as i64, 0, 0]));
-    say("pin", raw(libc::SYS_sched_setaffinity, [pid, 8, [u64::MAX].as_ptr() as i64, 0, 0]));
+    say("pin", pin(pid));
     for (file, text) in [("oom_score_adj", "1000"), ("coredump_filter", "0"), ("autogroup", "19")] {
         say(file, write_to(&PathBuf::from(format!("/proc/{pid}/{file}")), text));
     }
@@ -211,6 +211,15 @@ fn attack_process(name: &str, pid: i64) {
     for link in ["fd/0", "cwd", "exe", "root"] {
         say(link, io(fs::read_link(format!("/proc/{pid}/{link}")).map(drop)));
     }
+}
+
+/// To be told that it is done, as threads are that choose their own processors, is nothing yet.
+fn pin(pid: i64) -> Result<(), Errno> {
+    let allowed = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let allowed = || allowed().lines().find(|line| line.starts_with("Cpus_allowed:")).unwrap().to_owned();
+    let before = allowed();
+    let _ = raw(libc::SYS_sched_setaffinity, [pid, 8, [1_u64].as_ptr() as i64, 0, 0]);
+    if allowed() == before { Err(Errno::EPERM) } else { Ok(()) }
 }
 
 fn attack_groups() {
