@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,9 @@ pub enum StartFailure {
         "containment.require is \"exact\", and containment.force chooses tier C, which is not; take containment.force out for the best tier of this host, which `execgate doctor --set containment.force=auto` tells"
     )]
     Forced,
+    /// The limit of open files cannot be raised.
+    #[error("cannot raise the limit of open files to what it may be: {0}")]
+    Descriptors(std::io::Error),
     /// The decision log cannot be opened.
     #[error("{0}")]
     Audit(#[from] audit::OpenFailure),
@@ -194,11 +198,19 @@ pub async fn start(setup: Setup) -> Result<Server, StartFailure> {
     })
 }
 
+/// Raises the soft limit of open files to the hard one, as the warden does; jobs keep what both were born with.
+fn take_all_descriptors() -> Result<(), StartFailure> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .map_err(|errno| StartFailure::Descriptors(errno.into()))
+}
+
 async fn rooms(setup: &Setup) -> Result<Rooms, StartFailure> {
     let policies = loaded(setup.policy.clone()).await?;
     let audit = Audit::open(&setup.audit)?;
     let warden = Warden::launch(setup.warden.clone()).await?;
     require(setup, warden.containment())?;
+    take_all_descriptors()?;
     Ok(Rooms {
         policies,
         limiter: Limiter::new(&setup.quota),

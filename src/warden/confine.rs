@@ -60,8 +60,10 @@ pub(super) fn fresh_state() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Resource limits and niceness, each set explicitly. `descriptors` are the limits the warden itself was born with;
-/// `nice` is what every job gets added, `fallback` says what no controller keeps.
+/// Resource limits and niceness, each set explicitly. `descriptors` are the limits the warden itself was born with, of which
+/// a job gets half at most: the kernel holds what a user has in flight over sockets against the limit of whoever sends
+/// (unix(7), ETOOMANYREFS), and a job must not use up what gateway and warden send. `nice` is what every job gets added,
+/// `fallback` says what no controller keeps.
 pub(super) fn limit(
     limits: &WireLimits,
     fallback: Fallback,
@@ -71,7 +73,7 @@ pub(super) fn limit(
     for none in [Resource::RLIMIT_CORE, Resource::RLIMIT_RTPRIO, Resource::RLIMIT_NICE] {
         setrlimit(none, 0, 0)?;
     }
-    let (soft, hard) = descriptors;
+    let (soft, hard) = (descriptors.0, descriptors.1 / 2);
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
     let seconds = |micros: u64| micros.div_ceil(1_000_000).max(1);
     let lowered = [

@@ -1,5 +1,6 @@
 //! Exhaustion and internal faults: what runs out or breaks within the gateway itself, one test a line.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -304,4 +305,40 @@ fn a_gateway_that_aborts_takes_every_tree_along() {
     let took = eventually(PATIENCE, "nobody is left", || gateway.survivors().is_empty());
     eprintln!("abort to nobody left: {took:?}");
     assert!(!proc::is_alive(gateway.warden) || took < Duration::from_secs(5));
+}
+
+/// Killed at the end, however that comes.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the shell lowers what the gateway is born with")]
+fn the_gateway_takes_all_the_descriptors_it_may_and_a_job_at_most_half() {
+    let directory = tempfile::tempdir().unwrap();
+    let few = "ulimit -Sn 256; exec \"$0\" \"$@\"";
+    let gateway = std::process::Command::new("sh")
+        .args(["-c", few, env!("CARGO_BIN_EXE_execgate"), "serve", "--listen", "127.0.0.1:0"])
+        .env("XDG_STATE_HOME", directory.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut gateway = Killed(gateway.unwrap());
+    let lines = BufReader::new(gateway.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let banner: Vec<String> = lines.take_while(|line| !line.starts_with("memory:")).collect();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.0.id())).unwrap();
+    let limits = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let limits: Vec<u64> = limits.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let url = banner[0].rsplit(" on ").next().unwrap();
+    let job = Gateway::command(&directory)
+        .args(["exec", "--url", url, "--", "sh", "-c", "ulimit -Sn; ulimit -Hn"])
+        .output()
+        .unwrap();
+    assert_eq!(limits[0], limits[1]);
+    assert_eq!(String::from_utf8(job.stdout).unwrap(), format!("256\n{}\n", limits[1] / 2));
 }

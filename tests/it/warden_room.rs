@@ -93,6 +93,7 @@ mod confining;
 mod distrust;
 mod ending;
 mod hostile;
+mod in_flight;
 mod life;
 mod limiting;
 mod pausing;
