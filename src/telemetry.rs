@@ -10,6 +10,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
+use tracing::dispatcher;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -82,7 +84,15 @@ pub fn start(format: Format, level: &str) -> Result<(), BadFilter> {
     Ok(())
 }
 
+/// Whether this thread is to log nothing, because what it works on may hold secrets.
+fn is_muted() -> bool {
+    dispatcher::get_default(|dispatch| dispatch.is::<NoSubscriber>())
+}
+
 fn log_panic(panic: &PanicHookInfo<'_>) {
+    if is_muted() {
+        return;
+    }
     if !tracing::enabled!(tracing::Level::ERROR) {
         // A fault of ours is told whatever the level.
         let _ = writeln!(std::io::stderr(), "{:?}", panic.to_string());
@@ -97,4 +107,17 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
             (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(&backtrace)),
         "panicked"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Dispatch;
+
+    #[test]
+    fn a_thread_that_is_to_log_nothing_is_told_from_a_level_at_which_nothing_is_logged() {
+        let at_level_off = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("off")).finish();
+        assert!(dispatcher::with_default(&Dispatch::none(), is_muted));
+        assert!(!dispatcher::with_default(&Dispatch::new(at_level_off), is_muted));
+    }
 }

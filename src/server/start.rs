@@ -48,7 +48,9 @@ pub enum StartFailure {
     )]
     Forced,
     /// The limit of open files cannot be raised.
-    #[error("cannot raise the limit of open files to what it may be: {0}")]
+    #[error(
+        "cannot raise the limit of open files to the hard one: {0}; set that no higher than the kernel gives (ulimit -Hn, fs.nr_open)"
+    )]
     Descriptors(std::io::Error),
     /// The decision log cannot be opened.
     #[error("{0}")]

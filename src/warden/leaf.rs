@@ -20,8 +20,6 @@ use rustix::process::PidfdFlags;
 
 use super::{delegated, sys, walk};
 
-/// Longest contents read from one of a group's small files, bytes.
-const SMALL_FILE: usize = 4096;
 /// Deepest nesting that is walked below a leaf.
 const MAX_DEPTH: u32 = 32;
 /// Most processes read from one leaf at a time.
@@ -228,7 +226,7 @@ impl Leaf {
     /// Whether it is populated and whether it is frozen. A group that is gone is empty; one that cannot be read
     /// counts as populated.
     pub(super) fn state(&self) -> State {
-        let mut text = [0; SMALL_FILE];
+        let mut text = [0; walk::SHORT];
         match self.events.read_at(&mut text, 0) {
             Ok(read) => parse_events(&String::from_utf8_lossy(text.get(..read).unwrap_or_default())),
             Err(e) => State { populated: e.raw_os_error() != Some(Errno::ENODEV as i32), frozen: false },

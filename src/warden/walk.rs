@@ -17,8 +17,8 @@ use super::sys;
 
 /// Forked and never executed anything since (PF_FORKNOEXEC of the kernel).
 const NO_EXEC: u64 = 0x40;
-/// Longest file that is read in one go, bytes.
-const SHORT: usize = 4096;
+/// Longest contents read of one of the kernel's short files, bytes.
+pub(super) const SHORT: usize = 4096;
 /// Rounds of stopping before killing begins even though new processes keep appearing.
 const MAX_ROUNDS: u32 = 64;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::authentication::{refused, token_table, with_token};
 use crate::support::http::Exchange;
@@ -122,7 +123,7 @@ fn a_tenants_connections_have_a_ceiling_and_another_tenant_gets_in() {
 }
 
 /// Keeps so many starts of a shell in flight until told to stop; gives how long each took.
-async fn flood(gateway: &Gateway, token: &str, stop: &tokio::sync::Notify) -> Vec<Duration> {
+async fn flood(gateway: &Gateway, token: &str, stop: &CancellationToken) -> Vec<Duration> {
     let mut client = with_token(gateway, token).await.unwrap();
     let (mut flight, mut times) = (HashMap::new(), Vec::new());
     let start = json!({"argv": ["sh", "-c", "true"], "view": false});
@@ -131,7 +132,7 @@ async fn flood(gateway: &Gateway, token: &str, stop: &tokio::sync::Notify) -> Ve
             flight.insert(client.send("job.start", start.clone()).await, Instant::now());
         }
         tokio::select! {
-            () = stop.notified() => return times,
+            () = stop.cancelled() => return times,
             message = client.next() => {
                 let message = message.expect("the connection lives");
                 if let Some(since) = message["id"].as_u64().and_then(|id| flight.remove(&id)) {
@@ -165,14 +166,15 @@ fn a_tenant_that_floods_waits_for_itself_and_another_is_served_in_its_turn() {
         for _ in 0..50 {
             alone.push(once(&mut bob).await);
         }
-        let stop = tokio::sync::Notify::new();
+        // Stays said: whoever is sending at that moment sees it afterwards.
+        let stop = CancellationToken::new();
         let flooding = futures_util::future::join_all((0..FLOODERS).map(|_| flood(&gateway, "ada", &stop)));
         let serving = async {
             let mut beside = Vec::new();
             for _ in 0..50 {
                 beside.push(once(&mut bob).await);
             }
-            stop.notify_waiters();
+            stop.cancel();
             beside
         };
         let (theirs, mut beside) = tokio::join!(flooding, serving);

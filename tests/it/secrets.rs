@@ -303,6 +303,8 @@ fn a_secret_in_a_broken_configuration_is_not_told_with_what_is_wrong() {
         ("[jobs.env]\nDB = \"s3cr3t\n", "test.toml:2"),
         ("[jobs.env]\nDB = [\"s3cr3t\"]\n", "test.toml:2"),
         ("[jobs.env]\nDB = 5343237\n", "jobs.env.DB"),
+        ("[jobs]\nallow_root = \"s3cr3t\"\n", "must be true or false"),
+        ("[jobs]\nenv_allow = 5343237\n", "must be a list"),
         ("[auth.token]\nx = \"s3cr3t\"\n", "test.toml:2"),
         ("[auth.token.x]\nsha256 = \"s3cr3t\"\ntenant = \"a\"\nsubject = \"b\"\n", "auth.token.x.sha256"),
         ("[auth.token.x]\ntoken = \"s3cr3t\"\ntenant = \"a\"\nsubject = \"b\"\n", "test.toml:2"),
