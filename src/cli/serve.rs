@@ -1,5 +1,6 @@
 //! `serve`: the gateway itself.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
         let told = Told::listen();
         let told = told.map_err(|error| Trouble::failed(format!("signals cannot be waited for: {error}")))?;
         let server = server::start(setup).await.map_err(Trouble::failed)?;
-        banner(&server, file.as_deref())?;
+        banner(&server, &loaded.settings.server.hosts, file.as_deref())?;
         match server.run(told, loaded, source).await {
             Left::InOrder => Ok(ExitCode::SUCCESS),
             Left::WardenGone => {
@@ -75,12 +76,12 @@ fn made_token(loaded: &Loaded, environment: &Environment) -> Result<Option<(Path
     })
 }
 
-fn banner(server: &Server, token: Option<&Path>) -> Result<(), Trouble> {
+fn banner(server: &Server, hosts: &[String], token: Option<&Path>) -> Result<(), Trouble> {
     let (address, containment) = (server.address(), server.containment());
     let scheme = if server.speaks_tls() { "https" } else { "http" };
     say(format!("execgate {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION")))?;
     let usual = address.port() == 7171 && scheme == "http";
-    let url = if usual { String::new() } else { format!(" --url {scheme}://{address}") };
+    let url = if usual { String::new() } else { format!(" --url {scheme}://{}", reached_at(address, hosts)) };
     say(format!("try:          execgate exec{url} -- uname -a"))?;
     if let Some(admin) = server.admin_address() {
         say(format!("admin:        http://{admin}/metrics and /readyz, without asking who"))?;
@@ -118,4 +119,33 @@ fn banner(server: &Server, token: Option<&Path>) -> Result<(), Trouble> {
         server.stream_bound() >> 20,
         server.most_jobs()
     ))
+}
+
+/// Where a client on this host reaches what listens there: a wildcard is no address, and stands in no certificate.
+fn reached_at(address: SocketAddr, hosts: &[String]) -> String {
+    let host = match (address.ip(), hosts.first()) {
+        (ip, Some(name)) if ip.is_unspecified() => name.clone(),
+        (IpAddr::V4(ip), None) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
+        (IpAddr::V6(ip), None) if ip.is_unspecified() => format!("[{}]", Ipv6Addr::LOCALHOST),
+        _ => return address.to_string(),
+    };
+    format!("{host}:{}", address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_everywhere_is_reached_by_its_name() {
+        let reached = |listen: &str, hosts: &[&str]| {
+            let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+            reached_at(listen.parse().unwrap(), &hosts)
+        };
+        assert_eq!(reached("0.0.0.0:7443", &["shell.example", "10.0.0.1"]), "shell.example:7443");
+        assert_eq!(reached("[::]:7443", &["shell.example"]), "shell.example:7443");
+        assert_eq!(reached("0.0.0.0:7171", &[]), "127.0.0.1:7171");
+        assert_eq!(reached("[::]:7171", &[]), "[::1]:7171");
+        assert_eq!(reached("192.0.2.1:7171", &["shell.example"]), "192.0.2.1:7171");
+    }
 }
