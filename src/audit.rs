@@ -9,6 +9,7 @@
 //! show too. Values of secret variables and arguments are masked before anything is written or digested.
 
 mod answer;
+mod backlog;
 mod chain;
 mod entry;
 mod mask;
@@ -19,6 +20,7 @@ mod verify;
 mod writer;
 
 pub use answer::{Answers, fold_of_command, fold_of_session};
+pub use backlog::MAX_BYTES as MAX_WAITING;
 pub use entry::{Asked, Entry, Fold};
 pub use read::{Again, Recorded, answers_now, outcome_now, read};
 pub use tally::RefusedBy;
@@ -103,6 +105,9 @@ pub enum AuditRefused {
     /// The queue is full, or the file cannot be written.
     #[error("the decision log cannot take another line")]
     Full,
+    /// The tenant's lines wait, and would take the room of others.
+    #[error("the tenant's decisions come faster than they can be logged")]
+    Backlog,
     /// The tenant wrote its share of this minute.
     #[error("the tenant's share of the decision log is used up for this minute")]
     Tenant,

@@ -1,5 +1,6 @@
 //! What a line says.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,21 @@ impl Entry {
             Asked::Command(request, _) => &request.principal,
             Asked::Session(request, _) => &request.principal,
             Asked::Call(call) => &call.principal,
+        }
+    }
+
+    /// About what it holds of what a client sent, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let pairs =
+            |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        match &self.asked {
+            Asked::Command(request, _) => {
+                let command = &request.resolved.command;
+                let argv = command.argv.iter().map(String::len).sum::<usize>();
+                argv + pairs(&command.env) + pairs(&request.labels)
+            }
+            Asked::Session(request, _) => pairs(&request.labels),
+            Asked::Call(call) => call.program.as_ref().map_or(0, String::len),
         }
     }
 

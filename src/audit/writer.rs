@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::domain::Principal;
 
+use super::backlog::{Backlog, NoRoom};
 use super::chain::{Head, MAX_LINE};
 use super::entry::{Keep, now_ms};
 use super::mask::Masks;
@@ -33,7 +34,8 @@ const HEAD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 enum Work {
-    Line(Box<Entry>),
+    /// With the bytes it was counted as.
+    Line(Box<Entry>, usize),
     Flush(oneshot::Sender<()>),
 }
 
@@ -49,8 +51,7 @@ pub struct Audit {
 struct State {
     broken: AtomicBool,
     lost: AtomicU64,
-    /// Lines in the queue.
-    waiting: AtomicU64,
+    backlog: Backlog,
     tally: Tally,
 }
 
@@ -64,7 +65,7 @@ impl Audit {
         let state = Arc::new(State {
             broken: AtomicBool::new(false),
             lost: AtomicU64::new(0),
-            waiting: AtomicU64::new(0),
+            backlog: Backlog::new(settings.queue),
             tally,
         });
         let refuse_when_full = settings.refuse_when_full;
@@ -97,25 +98,34 @@ impl Audit {
     /// Queues a line; never waits.
     ///
     /// # Errors
-    /// [`AuditRefused`] when it cannot be kept and must be, or when the tenant's share is used up.
+    /// [`AuditRefused`] when it cannot be kept and must be, or when the tenant's share of the log or of its queue is used up.
     pub fn record(&self, entry: Entry) -> Result<(), AuditRefused> {
         let Some(queue) = &self.queue else { return Ok(()) };
         if !self.state.tally.has_share(&entry.principal().tenant) {
             return Err(AuditRefused::Tenant);
         }
-        // Counted before it is there: the writer may take it at once.
-        self.state.waiting.fetch_add(1, Ordering::Relaxed);
-        let queued =
-            !self.state.broken.load(Ordering::Acquire) && queue.try_send(Work::Line(Box::new(entry))).is_ok();
-        if queued {
-            return Ok(());
-        }
-        self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+        let refused = match self.queued(queue, entry) {
+            Ok(()) => return Ok(()),
+            Err(NoRoom::Full) => AuditRefused::Full,
+            Err(NoRoom::Share) => AuditRefused::Backlog,
+        };
         if self.refuse_when_full {
-            return Err(AuditRefused::Full);
+            return Err(refused);
         }
         self.state.lost.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn queued(&self, queue: &SyncSender<Work>, entry: Entry) -> Result<(), NoRoom> {
+        let (tenant, bytes) = (entry.principal().tenant.clone(), entry.bytes());
+        // Counted before it is there: the writer may take it at once.
+        self.state.backlog.enter(&tenant, bytes)?;
+        let broken = self.state.broken.load(Ordering::Acquire);
+        if !broken && queue.try_send(Work::Line(Box::new(entry), bytes)).is_ok() {
+            return Ok(());
+        }
+        self.state.backlog.leave(&tenant, bytes);
+        Err(NoRoom::Full)
     }
 
     /// Counts a refusal by something that asks no policy; written once a second for each principal.
@@ -150,8 +160,8 @@ impl Audit {
     }
 
     /// Lines that wait to be written.
-    pub fn waiting(&self) -> u64 {
-        self.state.waiting.load(Ordering::Relaxed)
+    pub fn waiting(&self) -> usize {
+        self.state.backlog.lines()
     }
 
     /// Lines that were lost since the start.
@@ -233,11 +243,11 @@ impl Writer {
         let mut linger = false;
         loop {
             let next = next(work, linger, EVERY.saturating_sub(looked.elapsed()));
-            linger = matches!(next, Ok(Work::Line(_))) && self.settings.queue >= LINGER_ROOM;
+            linger = matches!(next, Ok(Work::Line(..))) && self.settings.queue >= LINGER_ROOM;
             match next {
-                Ok(Work::Line(entry)) => {
-                    self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+                Ok(Work::Line(entry, bytes)) => {
                     self.line(&entry);
+                    self.state.backlog.leave(&entry.principal().tenant, bytes);
                 }
                 Ok(Work::Flush(done)) => {
                     self.refusals();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit;
 use crate::session::{Core, Pressure};
 
 use super::setup::Setup;
@@ -47,6 +48,7 @@ pub(super) fn allowed(setup: &Setup) -> u64 {
         connection.saturating_mul(number(transport.max_connections)),
         SESSION.saturating_mul(setup.ceilings.sessions.into()),
         guests.saturating_mul(number(setup.policy.pool)),
+        number(audit::MAX_WAITING),
         ended,
     ]
     .into_iter()

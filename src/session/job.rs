@@ -145,6 +145,8 @@ impl Job {
     /// Has `wake` notified at every change of the state.
     pub fn listen(&self, wake: &Arc<Notify>) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        // A job that tells nothing any more would otherwise remember every connection that ever looked at it.
+        listeners.retain(|listener| listener.strong_count() > 0);
         if !listeners.iter().any(|known| known.as_ptr() == Arc::as_ptr(wake)) {
             listeners.push(Arc::downgrade(wake));
         }

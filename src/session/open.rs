@@ -164,7 +164,6 @@ async fn open(
     let card = Card {
         id,
         owner: caller.principal.clone(),
-        origin: caller.origin.clone(),
         labels: request.labels,
         job_claims: for_jobs.cloned().collect(),
         detach: granted_detach(request.detach, &grant)?,

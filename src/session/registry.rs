@@ -2,6 +2,7 @@
 //!
 //! Another owner's id answers exactly as one that never was.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct Registry {
 pub struct Kept {
     /// For how long.
     pub time: Duration,
-    /// Most over the whole server; the oldest goes first.
+    /// Most over the whole server; the oldest of the tenant that holds most goes first.
     pub most: usize,
     /// Most of one session; the oldest goes first.
     pub most_of_session: usize,
@@ -50,6 +51,8 @@ struct Tables {
     sessions: HashMap<SessionId, Arc<Session>>,
     jobs: HashMap<JobId, Arc<Job>>,
     ended: VecDeque<Ended>,
+    /// How many of `ended` each tenant has; none has 0.
+    ended_of: HashMap<Arc<str>, usize>,
     open_keys: OpenKeys,
 }
 
@@ -57,6 +60,7 @@ struct Tables {
 struct Ended {
     job: JobId,
     session: SessionId,
+    tenant: Arc<str>,
     at: Instant,
 }
 
@@ -167,8 +171,9 @@ impl Registry {
     /// Keeps the job among the ended ones, and forgets what is over age or number.
     pub(super) fn retire_job(&self, job: &Job) {
         let mut tables = self.tables();
-        let (id, session) = (job.card.id, job.card.session);
-        tables.ended.push_back(Ended { job: id, session, at: Instant::now() });
+        let (id, session, tenant) = (job.card.id, job.card.session, job.card.owner.tenant.clone());
+        *tables.ended_of.entry(tenant.clone()).or_default() += 1;
+        tables.ended.push_back(Ended { job: id, session, tenant, at: Instant::now() });
         if tables.ended.iter().filter(|e| e.session == session).count() > tables.kept.most_of_session {
             tables.forget_oldest(|e| e.session == session);
         }
@@ -194,19 +199,30 @@ impl Registry {
 
 impl Tables {
     fn forget_oldest(&mut self, wanted: impl Fn(&Ended) -> bool) {
-        if let Some(at) = self.ended.iter().position(wanted)
-            && let Some(ended) = self.ended.remove(at)
-            && let Some(job) = self.jobs.remove(&ended.job)
-        {
+        let Some(ended) = self.ended.iter().position(wanted).and_then(|at| self.ended.remove(at)) else {
+            return;
+        };
+        if let Entry::Occupied(mut count) = self.ended_of.entry(ended.tenant) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        if let Some(job) = self.jobs.remove(&ended.job) {
             job.output.forgive();
         }
     }
 
     fn forget_surplus(&mut self) {
         let kept = self.kept;
-        while self.ended.len() > kept.most || self.ended.front().is_some_and(|e| e.at.elapsed() >= kept.time)
-        {
+        while self.ended.front().is_some_and(|e| e.at.elapsed() >= kept.time) {
             self.forget_oldest(|_| true);
+        }
+        while self.ended.len() > kept.most {
+            // Whoever fills the tables pays with its own.
+            let fullest = self.ended_of.iter().max_by_key(|(_, count)| **count);
+            let Some(fullest) = fullest.map(|(tenant, _)| tenant.clone()) else { return };
+            self.forget_oldest(|e| e.tenant == fullest);
         }
     }
 }

@@ -276,6 +276,7 @@ fn record(core: &Core, entry: Entry) -> Result<(), Failure> {
                     AUDIT_RETRY
                 }
                 // Its own doing: it says nothing about the log.
+                AuditRefused::Backlog => AUDIT_RETRY,
                 AuditRefused::Tenant => SHARE_RETRY,
             };
             Err(Failure::Unavailable { what: refused.to_string(), retry_after })

@@ -23,7 +23,7 @@ use crate::verdict::Cleared;
 use crate::warden::{Prepare, Prepared, SpawnFailure};
 
 use super::core::{holder, random_bits};
-use super::environment::{self, Asked};
+use super::environment;
 use super::job::Card as JobCard;
 use super::review::{self, Caller, Case, Hearing};
 use super::run;
@@ -81,16 +81,22 @@ impl JobRequest {
     }
 }
 
+/// What is to be started, for whom, and on which connection.
+pub(super) struct Asked {
+    pub(super) request: JobRequest,
+    pub(super) caller: Caller,
+    pub(super) asker: ConnectionId,
+}
+
 /// The whole life of a job: started, run, ended. Returns the processes the kernel would not give up.
 pub(super) async fn job(
     core: Arc<Core>,
     session: Card,
-    request: JobRequest,
-    asker: ConnectionId,
+    asked: Asked,
     mut state: watch::Receiver<SessionState>,
     outcome: watch::Sender<Option<Result<Arc<Job>, Failure>>>,
 ) -> u32 {
-    let caller = Caller { principal: session.owner.clone(), origin: session.origin.clone() };
+    let Asked { request, caller, asker } = asked;
     let begun = Instant::now();
     let start = Start { core: &core, session: &session, caller: &caller, request };
     let cleared = tokio::select! {
@@ -209,7 +215,7 @@ impl Start<'_> {
 
     fn command(&self, id: JobId) -> Result<Command, Failure> {
         let identity = self.core.settings.identity(&self.caller.principal).ok_or_else(no_identity)?;
-        let asked = Asked {
+        let asked = environment::Asked {
             argv: self.request.argv.clone(),
             cwd: self.request.cwd.clone(),
             env: &self.request.env,

@@ -17,6 +17,7 @@ use crate::domain::{
 };
 use crate::quota::Slot;
 
+use super::review::Caller;
 use super::start::{self, JobRequest, StartCell};
 use super::{Core, Ending, Job, Link, News};
 
@@ -31,8 +32,6 @@ pub struct Card {
     pub id: SessionId,
     /// Whose it is.
     pub owner: Arc<Principal>,
-    /// From where it was opened.
-    pub origin: crate::domain::Origin,
     /// The client's labels.
     pub labels: BTreeMap<String, String>,
     /// What it may do.
@@ -94,6 +93,8 @@ pub struct SessionClosed {
 enum Request {
     Start {
         request: Box<JobRequest>,
+        /// Who asks: the owner of the session, but perhaps with a credential that gives less than the opener's.
+        caller: Caller,
         link: Arc<Link>,
         /// Of the request that asks, so that every line about the job names it.
         span: Span,
@@ -122,14 +123,20 @@ impl Session {
         *self.state.borrow()
     }
 
-    /// Starts a job; only the owning connection may.
+    /// Starts a job, reviewed as what the caller is now; only the owning connection may.
     ///
     /// # Errors
     /// Whatever refuses or breaks the start.
-    pub async fn start(&self, request: JobRequest, link: &Arc<Link>) -> Result<Arc<Job>, Failure> {
+    pub async fn start(
+        &self,
+        request: JobRequest,
+        caller: &Caller,
+        link: &Arc<Link>,
+    ) -> Result<Arc<Job>, Failure> {
         let (reply, answer) = oneshot::channel();
-        let span = Span::current();
-        self.send(Request::Start { request: Box::new(request), link: link.clone(), span, reply }).await?;
+        let (request, caller, link, span) =
+            (Box::new(request), caller.clone(), link.clone(), Span::current());
+        self.send(Request::Start { request, caller, link, span, reply }).await?;
         let mut cell = answer.await.map_err(|_| Failure::NotFound("session"))??;
         let outcome = cell.wait_for(Option::is_some).await;
         match outcome.as_deref() {
@@ -251,9 +258,9 @@ impl Task {
     fn handle(&mut self, request: Request) {
         self.last_request = Instant::now();
         match request {
-            Request::Start { request, link, span, reply } => {
+            Request::Start { request, caller, link, span, reply } => {
                 // Nobody waits for the answer of a caller that is gone.
-                let _ = reply.send(self.start(*request, &link, span));
+                let _ = reply.send(self.start(*request, caller, &link, span));
             }
             Request::Attach { link, takeover, reply } => {
                 let _ = reply.send(self.attach(link, takeover));
@@ -271,7 +278,13 @@ impl Task {
         }
     }
 
-    fn start(&mut self, request: JobRequest, link: &Arc<Link>, span: Span) -> Result<StartCell, Failure> {
+    fn start(
+        &mut self,
+        request: JobRequest,
+        caller: Caller,
+        link: &Arc<Link>,
+        span: Span,
+    ) -> Result<StartCell, Failure> {
         if self.closing.is_some() {
             return Err(Failure::NotFound("session"));
         }
@@ -280,7 +293,9 @@ impl Task {
                 "another connection owns the session; take it over first".to_owned(),
             ));
         }
-        let Some(key) = request.key.clone() else { return Ok(self.begin(request, link.id(), span)) };
+        let Some(key) = request.key.clone() else {
+            return Ok(self.begin(request, caller, link.id(), span));
+        };
         let digest = request.digest();
         if let Some((earlier, cell)) = self.starts.get(&key)
             && !matches!(&*cell.borrow(), Some(Err(_)))
@@ -291,15 +306,15 @@ impl Task {
             };
         }
         self.forget_dead_keys();
-        let cell = self.begin(request, link.id(), span);
+        let cell = self.begin(request, caller, link.id(), span);
         self.starts.insert(key, (digest, cell.clone()));
         Ok(cell)
     }
 
-    fn begin(&mut self, request: JobRequest, asker: ConnectionId, span: Span) -> StartCell {
+    fn begin(&mut self, request: JobRequest, caller: Caller, asker: ConnectionId, span: Span) -> StartCell {
         let (outcome, cell) = watch::channel(None);
-        let job =
-            start::job(self.core.clone(), self.card.clone(), request, asker, self.state.subscribe(), outcome);
+        let asked = start::Asked { request, caller, asker };
+        let job = start::job(self.core.clone(), self.card.clone(), asked, self.state.subscribe(), outcome);
         self.jobs.spawn(self.core.tracker.track_future(job.instrument(span)));
         self.publish();
         cell

@@ -24,7 +24,7 @@ pub(super) async fn start(on: &Connection, start: JobStart) -> Result<Outcome, F
         on.core.has_room_for_job(&session)?;
     }
     let (view, window) = (start.view, start.window);
-    let job = session.start(request(start), &on.link).await?;
+    let job = session.start(request(start), &on.caller, &on.link).await?;
     let id = job.card.id;
     let (channel, held) =
         if view { (Some(first_viewer(on, &job, window)?), true) } else { (None, on.mute(job.clone(), 1)) };

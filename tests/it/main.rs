@@ -43,6 +43,7 @@ mod resuming;
 mod script_facts;
 mod secrets;
 mod security;
+mod sharing;
 mod stall;
 mod streams;
 mod support;
