@@ -47,7 +47,7 @@ pub use running::{Emptied, Paused, Prepared, Running, SignalFailure, SpawnFailur
 pub use settings::{FileRoots, Identity, Profile, Settings};
 pub use spawn::answer_probe;
 pub use stdio::{PipeEnds, PtyEnds, Stdio, resize};
-pub use sys::async_fd;
+pub use sys::{async_fd, give_memory_back, keep_little_memory};
 
 /// First argument that makes this binary the warden process.
 pub const WARDEN_ARGUMENT: &str = "__warden";

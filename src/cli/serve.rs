@@ -8,6 +8,7 @@ use crate::config::{self, Auto, Environment, Loaded, LogFormat, Sources, token};
 use crate::domain::Tier;
 use crate::server::{self, Fresh, Left, Server, Setup, Source, Told};
 use crate::telemetry::{self, Format};
+use crate::warden;
 
 use super::args;
 use super::output::{Trouble, say};
@@ -29,6 +30,7 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     // Jobs that share our user could otherwise read our memory and take our descriptors where the kernel has no Landlock.
     let hidden = nix::sys::prctl::set_dumpable(false);
     hidden.map_err(|error| Trouble::failed(format!("the process cannot be closed to others: {error}")))?;
+    warden::keep_little_memory();
     let runtime = runtime()?;
     runtime.block_on(async {
         // Before anybody is told that the server is there: who reads the banner may send a signal at once.

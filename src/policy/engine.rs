@@ -34,12 +34,11 @@ const TABLE: usize = 100_000;
 /// Lines one call may log, and the longest, bytes.
 const LOG: (usize, usize) = (16, 1024);
 
-/// The engine; its ticker ends with the last clone.
+/// An engine; its ticker ends with the last clone. A compiler keeps what it worked with, as much as the largest functions that
+/// each of its threads ever met took, until its engine ends: so none outlives the policies that it compiled.
 #[derive(Clone)]
 pub(super) struct Machine {
     pub(super) engine: Engine,
-    /// Compiles what runs once: quickly, and to slower code.
-    pub(super) workshop: Engine,
     _ticking: Arc<()>,
     pub(super) pooled: bool,
 }
@@ -60,36 +59,35 @@ impl Machine {
                 (Engine::new(&config(None))?, false)
             }
         };
-        let workshop = Engine::new(config(None).cranelift_opt_level(OptLevel::None))?;
-        let ticking = Arc::new(());
-        tick([engine.weak(), workshop.weak()], Arc::downgrade(&ticking));
-        Ok(Self { engine, workshop, _ticking: ticking, pooled })
+        Ok(Self::ticking(engine, pooled))
     }
 
-    /// A fresh store for what runs once.
-    pub(super) fn workshop_store(&self, bounds: Bounds) -> Store<Guest> {
-        store(&self.workshop, bounds)
+    /// An engine for what runs once: it compiles quickly, and to slower code.
+    pub(super) fn workshop() -> Result<Self, wasmtime::Error> {
+        Ok(Self::ticking(Engine::new(config(None).cranelift_opt_level(OptLevel::None))?, false))
+    }
+
+    fn ticking(engine: Engine, pooled: bool) -> Self {
+        let ticking = Arc::new(());
+        tick(engine.weak(), Arc::downgrade(&ticking));
+        Self { engine, _ticking: ticking, pooled }
     }
 
     /// A fresh store for one call.
     pub(super) fn store(&self, bounds: Bounds) -> Store<Guest> {
-        store(&self.engine, bounds)
+        let mut store = Store::new(&self.engine, Guest::new(bounds));
+        store.limiter(|guest| guest);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            let guest = context.data_mut();
+            if guest.is_over_budget() {
+                guest.fault = Some(Fault::Deadline);
+                return Err(wasmtime::Error::new(OverBudget));
+            }
+            Ok(UpdateDeadline::Continue(1))
+        });
+        store
     }
-}
-
-fn store(engine: &Engine, bounds: Bounds) -> Store<Guest> {
-    let mut store = Store::new(engine, Guest::new(bounds));
-    store.limiter(|guest| guest);
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|mut context| {
-        let guest = context.data_mut();
-        if guest.is_over_budget() {
-            guest.fault = Some(Fault::Deadline);
-            return Err(wasmtime::Error::new(OverBudget));
-        }
-        Ok(UpdateDeadline::Continue(1))
-    });
-    store
 }
 
 /// What runs guests: a pool of so many instances with so many bytes reserved for each memory, or none.
@@ -120,12 +118,12 @@ fn config(pool: Option<(u32, usize)>) -> Config {
     config
 }
 
-/// The one ticker. Ends with the last [`Machine`].
-fn tick(engines: [EngineWeak; 2], ticking: Weak<()>) {
+/// The engine's ticker. Ends with the last [`Machine`] of it.
+fn tick(engine: EngineWeak, ticking: Weak<()>) {
     let turn = move || {
         while ticking.strong_count() > 0 {
             thread::sleep(TICK);
-            engines.iter().filter_map(EngineWeak::upgrade).for_each(|engine| engine.increment_epoch());
+            engine.upgrade().iter().for_each(Engine::increment_epoch);
         }
     };
     if let Err(error) = thread::Builder::new().name("epoch".to_owned()).spawn(turn) {

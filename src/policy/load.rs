@@ -277,23 +277,22 @@ fn prepare(
     let imports = imports(&wasm)?;
     let linker = linker(&machine.engine)?;
     let linked = |wasm: &[u8]| link(&linker, &compile(&machine.engine, wasm)?);
-    let (described, (pre, hooks), snapshot, configure) =
-        match snapshot::take(machine, &wasm, settings, bounds) {
-            Ok(Taken::Refused(errors)) => {
-                return Err(PolicyFault::Settings(errors.into_iter().map(setting).collect()));
-            }
-            Ok(Taken::Snapshot { wasm, described }) => (described, linked(&wasm)?, Ok(()), None),
-            // It would use up its time again.
-            Err(why) if why.downcast_ref::<OverBudget>().is_some() => {
-                return Err(PolicyFault::Broke("described and configured", format!("{why:#}")));
-            }
-            Err(why) => {
-                let (pre, hooks) = linked(&wasm)?;
-                let described = describe(machine, &pre, &hooks, bounds)?;
-                configure_once(machine, &pre, &hooks, settings, bounds)?;
-                (described, (pre, hooks), Err(format!("{why:#}")), Some(settings.to_owned()))
-            }
-        };
+    let (described, (pre, hooks), snapshot, configure) = match snapshot::take(&wasm, settings, bounds) {
+        Ok(Taken::Refused(errors)) => {
+            return Err(PolicyFault::Settings(errors.into_iter().map(setting).collect()));
+        }
+        Ok(Taken::Snapshot { wasm, described }) => (described, linked(&wasm)?, Ok(()), None),
+        // It would use up its time again.
+        Err(why) if why.downcast_ref::<OverBudget>().is_some() => {
+            return Err(PolicyFault::Broke("described and configured", format!("{why:#}")));
+        }
+        Err(why) => {
+            let (pre, hooks) = linked(&wasm)?;
+            let described = describe(machine, &pre, &hooks, bounds)?;
+            configure_once(machine, &pre, &hooks, settings, bounds)?;
+            (described, (pre, hooks), Err(format!("{why:#}")), Some(settings.to_owned()))
+        }
+    };
     let inspected = inspected(described, &hooks, imports, digest, bytes.len(), snapshot);
     Ok(Ready { pre, hooks, inspected, configure })
 }

@@ -76,13 +76,14 @@ impl Policy {
 
 struct Generation {
     number: u64,
+    machine: Machine,
     policies: Vec<Policy>,
     /// Names of variables whose values any of them may see.
     grants: Arc<[String]>,
 }
 
 struct Shared {
-    machine: Machine,
+    at_once: u32,
     current: ArcSwap<Generation>,
     last: AtomicU64,
     places: Arc<Semaphore>,
@@ -125,13 +126,11 @@ impl Policies {
     pub fn load(settings: &Settings) -> Result<Self, LoadFailure> {
         // A loading policy holds two instances beside those of the decisions.
         let at_once = u32::try_from(settings.pool).unwrap_or(u32::MAX).saturating_add(4);
-        let engine = |fault| LoadFailure { policy: "engine".to_owned(), fault };
-        let machine = Machine::new(at_once).map_err(|e| engine(PolicyFault::Compile(format!("{e:#}"))))?;
         let zone = Zone::new(&settings.zone).map_err(engine)?;
-        let first = generation(&machine, 1, &settings.policies)?;
+        let first = generation(at_once, 1, &settings.policies)?;
         let status = Status { generation: 1, since: SystemTime::now(), failures: 0, failed: None };
         let shared = Shared {
-            machine,
+            at_once,
             current: ArcSwap::from_pointee(first),
             last: AtomicU64::new(1),
             places: Arc::new(Semaphore::new(settings.pool)),
@@ -153,7 +152,7 @@ impl Policies {
     /// The first policy that cannot be loaded.
     pub fn prepare(&self, policies: &[PolicySettings]) -> Result<Pinned, LoadFailure> {
         let number = self.shared.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let generation = generation(&self.shared.machine, number, policies)?;
+        let generation = generation(self.shared.at_once, number, policies)?;
         Ok(Pinned { shared: self.shared.clone(), generation: Arc::new(generation) })
     }
 
@@ -187,7 +186,7 @@ impl Policies {
 
     /// Whether instances come from a pool.
     pub fn is_pooled(&self) -> bool {
-        self.shared.machine.pooled
+        self.shared.current.load().machine.pooled
     }
 
     /// The policies in force, in order.
@@ -242,7 +241,7 @@ impl Pinned {
 
     /// As [`Self::review`], on the caller's own thread and without waiting for a place: for tools and benchmarks.
     pub fn review_here(&self, request: &CommandRequest) -> Vec<Ballot<Permission>> {
-        let machine = &self.shared.machine;
+        let machine = &self.generation.machine;
         // Most policies are shown the same: nobody's values.
         let same = convert::command_request(request, &[]);
         self.ask(&request.principal, |policy| {
@@ -256,14 +255,14 @@ impl Pinned {
 
     /// As [`Self::admit`], on the caller's own thread.
     pub fn admit_here(&self, request: &SessionRequest) -> Vec<Ballot<Admission>> {
-        let machine = &self.shared.machine;
+        let machine = &self.generation.machine;
         let shown = convert::session_request(request);
         self.ask(&request.principal, |policy| run::admit(machine, &policy.ready, policy.bounds(), &shown))
     }
 
     /// As [`Self::charges`], on the caller's own thread.
     pub fn charges_here(&self, call: &Call) -> Vec<Ballot<Vec<Charge>>> {
-        let machine = &self.shared.machine;
+        let machine = &self.generation.machine;
         let shown = convert::call(call);
         self.ask(&call.principal, |policy| run::charge(machine, &policy.ready, policy.bounds(), &shown))
     }
@@ -293,15 +292,12 @@ impl Pinned {
     }
 }
 
-fn generation(
-    machine: &Machine,
-    number: u64,
-    settings: &[PolicySettings],
-) -> Result<Generation, LoadFailure> {
+fn generation(at_once: u32, number: u64, settings: &[PolicySettings]) -> Result<Generation, LoadFailure> {
+    let machine = Machine::new(at_once).map_err(|e| engine(PolicyFault::Compile(format!("{e:#}"))))?;
     let mut sorted: Vec<_> = settings.to_vec();
     sorted.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
     let policy = |settings: PolicySettings| {
-        let ready = load::load(machine, &settings)?;
+        let ready = load::load(&machine, &settings)?;
         let author = Author {
             version: ready.inspected.version.clone(),
             module: ready.inspected.digest.clone(),
@@ -313,7 +309,11 @@ fn generation(
     let mut grants: Vec<_> = policies.iter().flat_map(|p| p.settings.env_values.iter().cloned()).collect();
     grants.sort();
     grants.dedup();
-    Ok(Generation { number, policies, grants: grants.into() })
+    Ok(Generation { number, machine, policies, grants: grants.into() })
+}
+
+fn engine(fault: PolicyFault) -> LoadFailure {
+    LoadFailure { policy: "engine".to_owned(), fault }
 }
 
 fn summary(policy: &Policy) -> PolicySummary {

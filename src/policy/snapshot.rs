@@ -24,25 +24,21 @@ pub(super) enum Taken {
 ///
 /// # Errors
 /// Why it cannot be snapshotted.
-pub(super) fn take(
-    machine: &Machine,
-    wasm: &[u8],
-    settings: &str,
-    bounds: Bounds,
-) -> Result<Taken, wasmtime::Error> {
+pub(super) fn take(wasm: &[u8], settings: &str, bounds: Bounds) -> Result<Taken, wasmtime::Error> {
     let wizer = Wizer::new();
     let (context, instrumented) = wizer.instrument_component(wasm)?;
-    let component = Component::new(&machine.workshop, &instrumented)?;
-    let linker = linker(&machine.workshop).map_err(wasmtime::Error::new)?;
+    let workshop = Machine::workshop()?;
+    let component = Component::new(&workshop.engine, &instrumented)?;
+    let linker = linker(&workshop.engine).map_err(wasmtime::Error::new)?;
     let pre = linker.instantiate_pre(&component)?;
     let indices = GuestIndices::new(&pre)?;
     let described = {
         // In an instance of its own: what it leaves behind must not be part of the snapshot.
-        let mut store = machine.workshop_store(bounds);
+        let mut store = workshop.store(bounds);
         let instance = pre.instantiate(&mut store)?;
         indices.load(&mut store, &instance)?.call_describe(&mut store)?
     };
-    let mut store = machine.workshop_store(bounds);
+    let mut store = workshop.store(bounds);
     let instance = pre.instantiate(&mut store)?;
     let plugin = indices.load(&mut store, &instance)?;
     if let Err(errors) = plugin.call_configure(&mut store, settings)? {

@@ -3,6 +3,7 @@
 use crate::cases::{self, Table};
 use crate::config;
 use crate::policy::{self, LoadFailure, Module, Pinned, Policies, PolicySettings};
+use crate::warden;
 
 /// Most cases told of when some come out otherwise; the first ones say enough.
 const TOLD: usize = 5;
@@ -53,6 +54,8 @@ pub fn load_policies(settings: &policy::Settings) -> Result<Policies, PoliciesFa
     safe(&settings.policies)?;
     let policies = Policies::load(settings)?;
     trial(&policies, &policies.pin(), &settings.policies)?;
+    // Compiling them took several times what they are.
+    warden::give_memory_back();
     Ok(policies)
 }
 
@@ -64,7 +67,9 @@ pub(super) fn replace(policies: &Policies, settings: &[PolicySettings]) -> Resul
     safe(settings)?;
     let next = policies.prepare(settings)?;
     trial(policies, &next, settings)?;
-    Ok(policies.install(next))
+    let number = policies.install(next);
+    warden::give_memory_back();
+    Ok(number)
 }
 
 fn safe(settings: &[PolicySettings]) -> Result<(), PoliciesFailure> {

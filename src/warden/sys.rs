@@ -234,3 +234,28 @@ pub(super) fn exit_of(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let [.., a, b, c, d] = last.to_ne_bytes();
     (mask & INFO_EXIT != 0).then_some(i32::from_ne_bytes([a, b, c, d]))
 }
+
+/// Free bytes that the C library keeps at the end of a heap, and the size from which a block is none of a heap's. Both must be
+/// named, or it raises them with the largest block ever freed, and a compiler frees blocks of MiB in the heap of each of its threads.
+/// A ring and a message, up to 1 MiB each, come and go with every job: with less, they cost system calls and page faults.
+#[cfg(target_env = "gnu")]
+const MALLOC: [(libc::c_int, libc::c_int); 2] =
+    [(libc::M_TRIM_THRESHOLD, 2 << 20), (libc::M_MMAP_THRESHOLD, 4 << 20)];
+
+/// From now on little of what is freed is kept (mallopt(3)). To be called before there are threads.
+pub fn keep_little_memory() {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in MALLOC {
+        // SAFETY: sets a number of the allocator and touches no memory of ours.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
+/// Gives every whole page that is free within a heap back to the kernel (malloc_trim(3)).
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the locks of the heaps one after the other and gives back what nobody has; any thread may call it.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::guest::Guest;
 use crate::support::request::command;
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
 
 const ALLOW: &str = "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.const 1024)";
 const DENY: &str = "(i32.store8 (i32.const 1024) (i32.const 2)) (i32.const 1024)";
@@ -186,4 +186,17 @@ fn no_decision_mixes_generations_or_fails_while_they_are_swapped() {
     let decided = decided.load(Ordering::Relaxed);
     eprintln!("P4: {decided} decisions under {swaps} swaps, 0 failed, 0 mixed; slowest swap {slowest:?}");
     assert!(decided > 100 && swaps > 100, "{decided} decisions, {swaps} swaps");
+}
+
+#[test]
+fn what_compiling_takes_is_given_back_after_every_reload() {
+    let gateway = Gateway::start();
+    let start = proc::rss(gateway.pid());
+    for generation in 2..=10 {
+        gateway.signal(Signal::SIGHUP);
+        eventually_listed(&gateway, "reloaded", |list| list["generation"] == generation);
+    }
+    // Kept contexts of the compiler and free memory of its threads were 14 MiB and more.
+    let grown = || proc::rss(gateway.pid()).saturating_sub(start) >> 20;
+    eventually(PATIENCE, "memory is back", || grown() < 8);
 }

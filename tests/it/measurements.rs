@@ -126,6 +126,12 @@ async fn act(gateway: &Gateway, dice: &mut Dice) {
     }
 }
 
+/// Resident memory when no reload is under way, which takes ten MiB and more: this one waited for all before it.
+async fn resident(gateway: &Gateway) -> u64 {
+    Client::connect(gateway).await.call("policy.reload", json!({})).await.unwrap();
+    proc::rss(gateway.pid())
+}
+
 #[test]
 #[ignore = "half an hour, or EXECGATE_SOAK_SECONDS"]
 fn soak_with_random_faults_returns_everything_to_where_it_was() {
@@ -144,7 +150,8 @@ fn soak_with_random_faults_returns_everything_to_where_it_was() {
         }
         let settled = || gateway.survivors().is_empty();
         eventually(PATIENCE, "the warm-up is over", settled);
-        let start = (proc::descriptors(pid), proc::groups_of(&gateway.banner).len(), proc::rss(pid));
+        let start =
+            (proc::descriptors(pid), proc::groups_of(&gateway.banner).len(), resident(&gateway).await);
         let (since, mut acts, mut next) = (Instant::now(), 0_u64, Duration::ZERO);
         while since.elapsed() < Duration::from_secs(seconds) {
             act(&gateway, &mut dice).await;
@@ -163,7 +170,7 @@ fn soak_with_random_faults_returns_everything_to_where_it_was() {
         eventually(Duration::from_secs(120), "groups are back", || {
             proc::groups_of(&gateway.banner).len() <= start.1 + 2
         });
-        let rss = proc::rss(pid);
+        let rss = resident(&gateway).await;
         eprintln!(
             "soak: {acts} acts; rss {} -> {} KiB, descriptors {} -> {}",
             start.2 >> 10,
@@ -171,7 +178,8 @@ fn soak_with_random_faults_returns_everything_to_where_it_was() {
             start.0,
             proc::descriptors(pid)
         );
-        assert!(rss < start.2 + (48 << 20), "memory grew from {} to {rss}", start.2);
+        // What is kept on purpose, within a bound: 2 MiB of sources that showed a wrong token, after half an hour.
+        assert!(rss < start.2 + (8 << 20), "memory grew from {} to {rss}", start.2);
         assert_eq!(proc::zombies(pid), 0);
         let info: Value = Client::connect(&gateway).await.call("server.info", json!({})).await.unwrap();
         assert!(info["epoch"].is_string(), "it never restarted");
