@@ -178,7 +178,7 @@ fn soak_with_random_faults_returns_everything_to_where_it_was() {
             start.0,
             proc::descriptors(pid)
         );
-        // What is kept on purpose, within a bound: 2 MiB of sources that showed a wrong token, after half an hour.
+        // Kept on purpose, within a bound: sources that showed a wrong token, by reckoning 2 MiB of them after half an hour.
         assert!(rss < start.2 + (8 << 20), "memory grew from {} to {rss}", start.2);
         assert_eq!(proc::zombies(pid), 0);
         let info: Value = Client::connect(&gateway).await.call("server.info", json!({})).await.unwrap();
