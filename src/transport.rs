@@ -13,6 +13,7 @@
 
 mod access;
 mod auth;
+mod body;
 mod caller;
 mod connection;
 mod crowd;

@@ -13,12 +13,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Extension, RawQuery, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::domain::{ConnectionId, Failure, Origin, RequestId, Transport};
@@ -33,11 +33,8 @@ use super::crowd::Seat;
 use super::doorstep::Guest;
 use super::follower::Follower;
 use super::refusal::refused;
-use super::router::{Gateway, text};
-use super::{jobs, views};
-
-/// How long a body may take to come: long enough for 1 MiB over a slow line.
-const BODY_TIME: Duration = Duration::from_secs(30);
+use super::router::Gateway;
+use super::{body, jobs, views};
 
 /// How the answer is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +65,7 @@ pub(super) async fn exec(
         Err(failure) => return refused(&failure, &request_id),
     };
     let ends = Ends { standing: gateway.access.standing(identified), _guest: guest, _seat: seat };
-    let body = match body(request, gateway.settings.load().max_message).await {
+    let body = match body::read(request.into_body(), gateway.settings.load().max_message).await {
         Ok(body) => body,
         Err(refused) => return refused,
     };
@@ -88,17 +85,6 @@ fn manner(query: Option<&str>) -> Result<Manner, Failure> {
         None | Some("" | "wait=false") => Ok(Manner::Lines),
         Some("wait=true") => Ok(Manner::Whole),
         Some(_) => Err(Failure::InvalidParams("the query may be wait=true or wait=false".to_owned())),
-    }
-}
-
-async fn body(request: Request, most: usize) -> Result<Bytes, Response> {
-    match timeout(BODY_TIME, to_bytes(request.into_body(), most)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => {
-            let message = format!("the body is larger than {most} bytes, or broke off");
-            Err(text(StatusCode::PAYLOAD_TOO_LARGE, &message))
-        }
-        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
     }
 }
 
@@ -192,7 +178,7 @@ impl Execution {
                 None if follower.is_done() => return Ok(()),
                 None => {
                     tokio::select! {
-                        () = self.quiet(out) => out.beat().await?,
+                        () = self.quiet() => out.beat().await?,
                         () = self.wake.notified() => {}
                         Ok(()) = drain.changed() => {
                             let state = *drain.borrow_and_update();
@@ -218,7 +204,7 @@ impl Execution {
                 break;
             }
             tokio::select! {
-                () = self.quiet(out) => out.beat().await?,
+                () = self.quiet() => out.beat().await?,
                 () = self.wake.notified() => {}
                 gone = self.gone(out) => return gone,
             }
@@ -246,9 +232,8 @@ impl Execution {
     }
 
     /// Nothing was sent for as long as between two pings.
-    async fn quiet(&self, _out: &Outlet) {
-        let every = self.gateway.settings.load().ping_every;
-        interval_at(Instant::now() + every, every).tick().await;
+    async fn quiet(&self) {
+        sleep(self.gateway.settings.load().ping_every).await;
     }
 
     /// The reader of the body went away, or the server stops.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::http::Exchange;
 use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+use crate::transport::speak;
 
 async fn exec(gateway: &Gateway, body: Value) -> Exchange {
     Exchange::post(gateway, "/v1/exec", &body.to_string()).await
@@ -149,6 +150,27 @@ fn a_reader_that_stalls_is_ended_and_costs_no_memory() {
         let grown = proc::rss(gateway.pid()).saturating_sub(before);
         assert!(grown < 16 << 20, "{grown} bytes");
         drop(exchange);
+    });
+}
+
+#[test]
+fn a_body_in_chunks_of_one_byte_costs_what_it_costs_in_one() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut body = json!({"argv": ["true"]}).to_string();
+        body.push_str(&" ".repeat((1 << 20) - body.len()));
+        assert_eq!(Exchange::post(&gateway, "/v1/exec?wait=true", &body).await.status, 200);
+        let before = proc::peak(gateway.pid());
+        let chunks: String = body.chars().map(|byte| format!("1\r\n{byte}\r\n")).collect();
+        let request = format!(
+            "POST /v1/exec?wait=true HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n",
+            gateway.token()
+        );
+        let answer = speak(&gateway, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let grown = proc::peak(gateway.pid()) - before;
+        assert!(grown < 4 << 20, "{grown} bytes for a body of {}", body.len());
     });
 }
 

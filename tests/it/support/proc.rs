@@ -83,8 +83,17 @@ pub fn descriptors(pid: i32) -> usize {
 
 /// Resident memory, bytes.
 pub fn rss(pid: i32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The most resident memory there has been, bytes.
+pub fn peak(pid: i32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: i32, what: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap_or("0 kB");
     line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
