@@ -34,6 +34,7 @@ use super::doorstep::Guest;
 use super::follower::Follower;
 use super::refusal::refused;
 use super::router::Gateway;
+use super::writer::LAST_WORDS;
 use super::{body, jobs, views};
 
 /// How the answer is given.
@@ -142,7 +143,7 @@ impl Execution {
     }
 
     /// The response, whose body is given out by a task of the tracker. The task ends with the job, or when the body is
-    /// dropped, stalls, or the server stops.
+    /// dropped or stalls, the credential ends, or the server stops.
     fn answer(self, manner: Manner) -> Response {
         let (sender, mut lines) = mpsc::channel(1);
         let kind = match manner {
@@ -151,11 +152,7 @@ impl Execution {
         };
         self.gateway.tracker.clone().spawn(async move {
             let out = Outlet { sender, stall: self.gateway.settings.load().stall };
-            let given = match manner {
-                Manner::Lines => self.lines(&out).await,
-                Manner::Whole => self.whole(&out).await,
-            };
-            if given.is_err() {
+            if self.give(manner, &out).await.is_err() {
                 tracing::info!(job = %self.job.card.id, "the request was dropped: its job ends");
             }
         });
@@ -166,12 +163,35 @@ impl Execution {
         (headers, Body::from_stream(body)).into_response()
     }
 
+    /// Gives the answer, until something ends it: that is watched around every step, so that neither a job that goes on
+    /// printing nor a peer that reads nothing puts it off.
+    async fn give(&self, manner: Manner, out: &Outlet) -> Result<(), Gone> {
+        let mut given = std::pin::pin!(async {
+            match manner {
+                Manner::Lines => self.lines(out).await,
+                Manner::Whole => self.whole(out).await,
+            }
+        });
+        tokio::select! {
+            biased;
+            () = out.sender.closed() => Err(Gone),
+            () = self.ends.over() => Err(Gone),
+            // How the job ended is told, to a peer that reads it.
+            () = self.gateway.stop.cancelled() => timeout(LAST_WORDS, given).await.unwrap_or(Err(Gone)),
+            given = &mut given => given,
+        }
+    }
+
     async fn lines(&self, out: &Outlet) -> Result<(), Gone> {
         out.give(rpc::result(&Id::Null, views::job(&self.job).executed())).await?;
         let viewer = self.view(ViewKind::Write)?;
         let mut follower = Follower::new(self.job.clone(), 0, viewer, false, &self.wake);
         let mut drain = self.gateway.core.drain();
         loop {
+            if drain.has_changed().unwrap_or(false) {
+                let state = *drain.borrow_and_update();
+                out.announce(state).await?;
+            }
             match follower.next(Plane::Json, self.gateway.settings.load().frame) {
                 Some(Message::Text(line)) => out.give(line.as_str().to_owned()).await?,
                 Some(_) => {}
@@ -182,11 +202,8 @@ impl Execution {
                         () = self.wake.notified() => {}
                         Ok(()) = drain.changed() => {
                             let state = *drain.borrow_and_update();
-                            if let Drain::Draining { deadline } = state {
-                                out.give(event::draining(deadline.saturating_duration_since(Instant::now()))).await?;
-                            }
+                            out.announce(state).await?;
                         }
-                        gone = self.gone(out) => return gone,
                     }
                 }
             }
@@ -206,7 +223,6 @@ impl Execution {
             tokio::select! {
                 () = self.quiet() => out.beat().await?,
                 () = self.wake.notified() => {}
-                gone = self.gone(out) => return gone,
             }
         }
         self.outcome(out).await
@@ -235,13 +251,14 @@ impl Execution {
     async fn quiet(&self) {
         sleep(self.gateway.settings.load().ping_every).await;
     }
+}
 
-    /// The reader of the body went away, or the server stops.
-    async fn gone(&self, out: &Outlet) -> Result<(), Gone> {
-        tokio::select! {
-            () = out.sender.closed() => Err(Gone),
-            () = self.gateway.stop.cancelled() => Ok(()),
-            () = self.ends.standing.clone().over(), if self.ends.standing.on_expiry() == OnExpiry::End => Err(Gone),
+impl Ends {
+    /// The credential stands no more, and that is to end what runs.
+    async fn over(&self) {
+        self.standing.clone().over().await;
+        if self.standing.on_expiry() == OnExpiry::Refuse {
+            std::future::pending().await
         }
     }
 }
@@ -261,6 +278,15 @@ impl Outlet {
     async fn give(&self, mut line: String) -> Result<(), Gone> {
         line.push('\n');
         self.put(line).await
+    }
+
+    async fn announce(&self, state: Drain) -> Result<(), Gone> {
+        match state {
+            Drain::Draining { deadline } => {
+                self.give(event::draining(deadline.saturating_duration_since(Instant::now()))).await
+            }
+            Drain::Open | Drain::Leaving | Drain::Ending => Ok(()),
+        }
     }
 
     async fn beat(&self) -> Result<(), Gone> {

@@ -28,7 +28,7 @@ use super::upgrade::Socket;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How long the ends of jobs may take to be told before the last frame.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What the reader hands to the writer.
 #[derive(Debug)]

@@ -1,10 +1,13 @@
 //! `POST /v1/exec`: one command by one HTTP request.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::http::Exchange;
+use crate::support::pki::Pki;
 use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
 use crate::transport::speak;
 
@@ -171,6 +174,27 @@ fn a_body_in_chunks_of_one_byte_costs_what_it_costs_in_one() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let grown = proc::peak(gateway.pid()) - before;
         assert!(grown < 4 << 20, "{grown} bytes for a body of {}", body.len());
+    });
+}
+
+#[test]
+fn an_expired_credential_ends_an_execution_that_goes_on_printing_whether_or_not_it_is_read() {
+    let pki = Pki::make();
+    let gateway = Gateway::with(&pki.jwt());
+    run(async {
+        for is_read in [true, false] {
+            let token = pki.token("acme", "ada", Duration::from_secs(2), json!({}));
+            let bearer = format!("Authorization: Bearer {token}\r\n");
+            let body = json!({"argv": ["yes"]}).to_string();
+            let mut exchange = Exchange::send(&gateway, "POST", "/v1/exec", &bearer, &body).await;
+            assert_eq!(exchange.status, 200, "{}", exchange.head);
+            eventually(PATIENCE, "it runs", || !gateway.survivors().is_empty());
+            if is_read {
+                let read = async { while exchange.piece().await.is_some() {} };
+                tokio::time::timeout(PATIENCE, read).await.expect("it prints on");
+            }
+            eventually(PATIENCE, "the job is gone", || gateway.survivors().is_empty());
+        }
     });
 }
 
