@@ -26,6 +26,7 @@ mod health;
 mod jobs;
 mod listener;
 mod metrics;
+mod patience;
 mod proxy;
 mod reader;
 mod refusal;
@@ -62,7 +63,7 @@ pub struct Settings {
     pub max_unauthenticated: usize,
     /// From accept to the first byte: a silent peer holds a place.
     pub first_byte: Duration,
-    /// From the first byte to the end of the headers (slowloris).
+    /// From the first byte, or the answer before it, to the end of a request's headers (slowloris).
     pub headers: Duration,
     /// How long a TLS handshake may take.
     pub handshake: Duration,
@@ -80,7 +81,7 @@ pub struct Settings {
     pub ping_every: Duration,
     /// A peer that shows no sign of life for this long is gone.
     pub dead_after: Duration,
-    /// A viewer without a window that takes nothing for this long is ended.
+    /// A viewer without a window that takes nothing for this long is ended, and so is a peer that takes none of its HTTP answer.
     pub stall: Duration,
     /// Kernel send buffer of each socket, bytes: small, so that an interrupt acts at once under a flood.
     pub send_buffer: usize,

@@ -77,7 +77,7 @@ pub const METRICS: [Metric; 32] = [
         Counter,
         "execgate_viewers_stalled_total",
         &[],
-        "Connections ended because a viewer took nothing.",
+        "Connections ended because their peer took nothing.",
     ),
     metric(Gauge, "execgate_breaker_open", &["breaker"], "1 while the circuit breaker is open."),
     metric(Gauge, "execgate_warden_up", &[], "1 while the warden is there."),

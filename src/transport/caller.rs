@@ -12,6 +12,7 @@ use crate::domain::RequestId;
 
 use super::auth::{Certificate, Identified, Shown, Unknown};
 use super::doorstep::Guest;
+use super::refusal::refused;
 use super::router::{Gateway, text};
 
 /// The one route on which a ticket is a credential: only a browser's WebSocket cannot send headers.
@@ -36,24 +37,25 @@ impl FromRequestParts<Gateway> for Identified {
             return Err(text(StatusCode::UNAUTHORIZED, message));
         }
         let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-        let Some(source) = source else {
+        let (guest, request_id) = (parts.extensions.get::<Guest>(), parts.extensions.get::<RequestId>());
+        let (Some(source), Some(guest), Some(request_id)) = (source, guest, request_id) else {
             return Err(text(StatusCode::INTERNAL_SERVER_ERROR, "the request has no source"));
         };
         let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_deref());
         let query = query.filter(|_| parts.uri.path() == TICKETS_AT);
         let shown = Shown { headers: &parts.headers, query, certificate, source };
         let identified = gateway.access.identify(&shown).map_err(|unknown| {
-            let request_id = parts.extensions.get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
             match unknown {
-                Unknown::Nobody => tracing::info!(request_id, %source, "no valid credential"),
+                Unknown::Nobody => tracing::info!(%request_id, %source, "no valid credential"),
                 // Said once, with the failure that earned it: a flood must not fill the log.
-                Unknown::Penalised(_) => tracing::debug!(request_id, %source, "penalised"),
+                Unknown::Penalised(_) => tracing::debug!(%request_id, %source, "penalised"),
             }
             refusal(unknown)
         })?;
-        if let Some(guest) = parts.extensions.get::<Guest>() {
-            guest.known();
-        }
+        let tenant = &identified.principal.tenant;
+        let most = gateway.core.ceilings.load().counts(&identified.principal).connections;
+        let seated = guest.known(&gateway.crowd, tenant, most);
+        seated.map_err(|failure| refused(&failure, request_id))?;
         Ok(identified)
     }
 }

@@ -13,7 +13,7 @@ pub struct Crowd {
     counts: Mutex<HashMap<Arc<str>, u32>>,
 }
 
-/// A tenant's place for one connection. Dropping it gives it back.
+/// A tenant's place for one connection on which one of its callers has shown itself. Dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Seat {
     crowd: Arc<Crowd>,
@@ -42,6 +42,12 @@ impl Crowd {
 
     fn counts(&self) -> MutexGuard<'_, HashMap<Arc<str>, u32>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    pub(super) fn is_of(&self, tenant: &str) -> bool {
+        *self.tenant == *tenant
     }
 }
 

@@ -1,13 +1,20 @@
 //! Places for connections, and who has not yet shown who he is.
 //!
-//! Two bounds, told anew with every arrival, so that a reload can change them. `most` counts every connection for as long as its socket is open, upgraded ones too. `most_unknown` counts
-//! those that have authenticated nothing yet; when one too many comes, the one that has waited longest is shown out, so
-//! that a flood of silent peers cannot keep an honest one from the door.
+//! Two bounds, told anew with every arrival, so that a reload can change them. `most` counts every connection for as long as its
+//! socket is open, upgraded ones too. `most_unknown` counts those that nobody has shown himself on; when one too many comes, the
+//! one that has waited longest is shown out, so that a flood of silent peers cannot keep an honest one from the door.
+//!
+//! A connection is known by its last request, and has a seat among those of the tenant that this was from. With the next it
+//! must show itself again: so nobody stays known, or takes his tenant's seats, by a credential that stands no more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+
+use crate::domain::Failure;
+
+use super::crowd::{Crowd, Seat};
 
 /// The door.
 #[derive(Debug, Default)]
@@ -34,6 +41,8 @@ struct Place {
     number: u64,
     door: Arc<Doorstep>,
     shown_out: CancellationToken,
+    // Held for one step, never across an await; the requests of a connection come one after the other.
+    seat: Mutex<Option<Seat>>,
 }
 
 impl Doorstep {
@@ -51,7 +60,9 @@ impl Doorstep {
         guests.places += 1;
         guests.unknown.push_back((number, shown_out.clone()));
         drop(guests);
-        Some(Guest { place: Arc::new(Place { number, door: self.clone(), shown_out }) })
+        Some(Guest {
+            place: Arc::new(Place { number, door: self.clone(), shown_out, seat: Mutex::default() }),
+        })
     }
 
     fn forget(&self, number: u64) {
@@ -63,10 +74,50 @@ impl Doorstep {
     }
 }
 
+impl Guests {
+    fn is_unknown(&self, number: u64) -> bool {
+        self.unknown.iter().any(|(unknown, _)| *unknown == number)
+    }
+}
+
 impl Guest {
-    /// It has shown who it is: it keeps its place and is shown out no more.
-    pub(super) fn known(&self) {
+    /// Its next request has come: until that has shown who it is from, the guest is unknown again.
+    pub(super) fn asks(&self) {
+        let mut guests = self.place.door.guests();
+        if !guests.is_unknown(self.place.number) {
+            guests.unknown.push_back((self.place.number, self.place.shown_out.clone()));
+        }
+    }
+
+    /// The request has shown that it is from this tenant, which may have `most` connections: the guest keeps its place and is
+    /// shown out no more.
+    ///
+    /// # Errors
+    /// [`Failure::LimitExceeded`]: the tenant has no seat for it.
+    pub(super) fn known(
+        &self,
+        crowd: &Arc<Crowd>,
+        tenant: &Arc<str>,
+        most: Option<u32>,
+    ) -> Result<(), Failure> {
+        let mut seat = self.seat();
+        if !seat.as_ref().is_some_and(|seat| seat.is_of(tenant)) {
+            *seat = None;
+            *seat = Some(crowd.seat(tenant, most)?);
+        }
         self.place.door.forget(self.place.number);
+        Ok(())
+    }
+
+    /// The request is answered: where it has not shown who it is from, the seat of the one before it is free.
+    pub(super) fn answered(&self) {
+        if self.place.door.guests().is_unknown(self.place.number) {
+            *self.seat() = None;
+        }
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Option<Seat>> {
+        self.place.seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Completes when the place is wanted for somebody else.
@@ -108,9 +159,29 @@ mod tests {
     fn one_unknown_too_many_shows_the_oldest_out_and_never_a_known_one() {
         let door = Arc::new(Doorstep::default());
         let known = door.arrive(1, 10, 2).unwrap();
-        known.known();
+        known.known(&Arc::default(), &"t".into(), None).unwrap();
         let (oldest, newer) = (door.arrive(2, 10, 2).unwrap(), door.arrive(3, 10, 2).unwrap());
         let newest = door.arrive(4, 10, 2).unwrap();
         assert!(is_out(&oldest) && !is_out(&known) && !is_out(&newer) && !is_out(&newest));
+    }
+    #[test]
+    fn a_guest_is_known_and_seated_by_its_last_request() {
+        let (door, crowd) = (Arc::new(Doorstep::default()), Arc::<Crowd>::default());
+        let (a, b) = (Arc::from("a"), Arc::from("b"));
+        let guest = door.arrive(1, 10, 1).unwrap();
+        let is_free = |tenant: &Arc<str>| crowd.seat(tenant, Some(1)).is_ok();
+        for tenant in [&a, &a, &b] {
+            guest.asks();
+            guest.known(&crowd, tenant, Some(1)).unwrap();
+            guest.answered();
+            assert!(!is_free(tenant), "one seat for all of its requests");
+        }
+        assert!(is_free(&a), "it is another tenant's now");
+        guest.asks();
+        assert!(!is_free(&b), "what it asks may show it again");
+        guest.answered();
+        assert!(is_free(&b), "nobody's");
+        let _newcomer = door.arrive(2, 10, 1).unwrap();
+        assert!(is_out(&guest));
     }
 }

@@ -11,7 +11,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Extension, RawQuery, Request, State};
@@ -29,7 +28,6 @@ use crate::stream::{Plane as Cut, Stdin, StdinRefused, View, ViewKind, Viewer};
 
 use super::auth::{Identified, OnExpiry, Standing};
 use super::connection::Plane;
-use super::crowd::Seat;
 use super::doorstep::Guest;
 use super::follower::Follower;
 use super::refusal::refused;
@@ -60,12 +58,7 @@ pub(super) async fn exec(
         principal: identified.principal.clone(),
         origin: Origin { address: peer.ip(), transport: Transport::Http },
     };
-    let most = gateway.core.ceilings.load().counts(&caller.principal).connections;
-    let seat = match gateway.crowd.seat(&caller.principal.tenant, most) {
-        Ok(seat) => seat,
-        Err(failure) => return refused(&failure, &request_id),
-    };
-    let ends = Ends { standing: gateway.access.standing(identified), _guest: guest, _seat: seat };
+    let ends = Ends { standing: gateway.access.standing(identified), _guest: guest };
     let body = match body::read(request.into_body(), gateway.settings.load().max_message).await {
         Ok(body) => body,
         Err(refused) => return refused,
@@ -98,11 +91,10 @@ struct Execution {
     ends: Ends,
 }
 
-/// What the request stands on: its credential, and its places among the connections and its tenant's.
+/// What the request stands on: its credential, and its connection's places.
 struct Ends {
     standing: Standing,
     _guest: Guest,
-    _seat: Seat,
 }
 
 /// The sessions' end of the request. Dropping it is its disconnect.
@@ -151,7 +143,7 @@ impl Execution {
             Manner::Whole => "application/json",
         };
         self.gateway.tracker.clone().spawn(async move {
-            let out = Outlet { sender, stall: self.gateway.settings.load().stall };
+            let out = Outlet { sender };
             if self.give(manner, &out).await.is_err() {
                 tracing::info!(job = %self.job.card.id, "the request was dropped: its job ends");
             }
@@ -270,7 +262,6 @@ struct Gone;
 /// The way to the socket.
 struct Outlet {
     sender: mpsc::Sender<Bytes>,
-    stall: Duration,
 }
 
 impl Outlet {
@@ -293,15 +284,9 @@ impl Outlet {
         self.put("\n".to_owned()).await
     }
 
-    /// Waits until the socket takes it, but not for ever.
+    /// Waits until the socket takes it; one that takes nothing for too long is ended by who speaks on it.
     async fn put(&self, text: String) -> Result<(), Gone> {
-        match timeout(self.stall, self.sender.send(text.into())).await {
-            Ok(sent) => sent.map_err(|_| Gone),
-            Err(_) => {
-                ::metrics::counter!("execgate_viewers_stalled_total").increment(1);
-                Err(Gone)
-            }
-        }
+        self.sender.send(text.into()).await.map_err(|_| Gone)
     }
 }
 

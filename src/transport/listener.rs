@@ -1,7 +1,7 @@
 //! Accepting sockets, with the time limits that a plain HTTP server does not have.
 //!
-//! A peer has `first_byte` to say anything and `headers` to finish its headers; the number of connections is bounded, as is
-//! that of those who have not yet shown who they are. When file descriptors run out, one that is kept in reserve is given
+//! A peer has `first_byte` to say anything, `headers` to ask the next thing, and `stall` to take some of what it is answered;
+//! the number of connections is bounded, as is that of those who have not yet shown who they are. When file descriptors run out, one that is kept in reserve is given
 //! up for long enough to take waiting peers in and turn them away: they see the end at once instead of silence.
 
 use std::net::SocketAddr;
@@ -27,6 +27,7 @@ use super::access::Names;
 use super::auth::Certificate;
 use super::caller::Peer;
 use super::doorstep::{Doorstep, Guest};
+use super::patience::Patient;
 use super::router::fresh_request_id;
 use super::{Settings, Tls, proxy, refusal};
 
@@ -182,6 +183,25 @@ impl Door {
             return;
         }
         tune(&socket, settings);
+        let (socket, waits) = Patient::new(socket);
+        tokio::select! {
+            () = self.answer(socket, peer, router, settings, stop) => {}
+            () = waits.too_long(settings.stall) => {
+                ::metrics::counter!("execgate_viewers_stalled_total").increment(1);
+                tracing::info!(%peer, "takes none of its answers: ending the connection");
+            }
+        }
+    }
+
+    /// Answers what is asked, within TLS where that is spoken.
+    async fn answer(
+        &self,
+        socket: Patient,
+        peer: SocketAddr,
+        router: Router,
+        settings: &Settings,
+        stop: &CancellationToken,
+    ) {
         let Some(tls) = &self.tls else {
             return speak(socket, peer, self.peer(None), router, settings, stop).await;
         };

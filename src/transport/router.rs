@@ -18,6 +18,7 @@ use crate::session::{Core, MEMORY_RETRY, Pressure};
 
 use super::access::{self, Names};
 use super::caller::Peer;
+use super::doorstep::Guest;
 use super::health::{self, Health, Pulse};
 use super::metrics::{self, Render};
 use super::refusal::refused;
@@ -89,13 +90,15 @@ async fn openrpc() -> Response {
     axum::Json(crate::rpc::discover(env!("CARGO_PKG_VERSION"))).into_response()
 }
 
-/// Names the request, checks `Host` and `Origin`, and logs the outcome once.
+/// Says whose the connection is from now on, names the request, checks `Host` and `Origin`, and logs the outcome once.
 async fn at_the_door(
     State(gateway): State<Gateway>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(guest): Extension<Guest>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    guest.asks();
     let id = request_id(request.headers());
     let path = request.uri().path().to_owned();
     let names = gateway.names.load_full();
@@ -116,6 +119,7 @@ async fn at_the_door(
         Ok(()) => next.run(request).await,
         Err(turned_away) => text(turned_away.status, &turned_away.message),
     };
+    guest.answered();
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

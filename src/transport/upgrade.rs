@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::domain::{Origin, RequestId, Transport};
+use crate::domain::{Origin, Transport};
 use crate::session::Caller;
 
 use super::Settings;
@@ -25,7 +25,6 @@ use super::auth::Identified;
 use super::connection::{self, Plane};
 use super::doorstep::Guest;
 use super::fragments::Fragments;
-use super::refusal;
 use super::router::{Gateway, text};
 
 /// JSON-RPC in text frames, stream data in binary frames.
@@ -51,7 +50,6 @@ pub(super) async fn ws(
     State(gateway): State<Gateway>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
     Extension(guest): Extension<Guest>,
-    Extension(request_id): Extension<RequestId>,
     identified: Identified,
     mut request: Request,
 ) -> Response {
@@ -67,11 +65,6 @@ pub(super) async fn ws(
         return refused(StatusCode::UPGRADE_REQUIRED, "this connection cannot become a WebSocket");
     };
     let principal = identified.principal.clone();
-    let most = gateway.core.ceilings.load().counts(&principal).connections;
-    let seat = match gateway.crowd.seat(&principal.tenant, most) {
-        Ok(seat) => seat,
-        Err(failure) => return refusal::refused(&failure, &request_id),
-    };
     let standing = gateway.access.standing(identified);
     let caller = Caller { principal, origin: Origin { address: peer.ip(), transport: Transport::WebSocket } };
     gateway.tracker.clone().spawn(async move {
@@ -81,7 +74,7 @@ pub(super) async fn ws(
         let config = bounds(&gateway.settings.load());
         let socket = WebSocketStream::from_raw_socket(below, Role::Server, Some(config)).await;
         connection::run(Arc::new(gateway), caller, standing, plane, socket).await;
-        drop((guest, seat));
+        drop(guest);
     });
     switching(&accept, protocol)
 }

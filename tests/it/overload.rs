@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authentication::{refused, token_table, with_token};
 use crate::support::http::Exchange;
+use crate::support::raw::Raw;
 use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 use crate::transport::speak;
 
@@ -119,6 +120,79 @@ fn a_tenants_connections_have_a_ceiling_and_another_tenant_gets_in() {
         while with_token(&gateway, "ada").await.is_err() {
             assert!(since.elapsed() < PATIENCE, "the place never came back");
         }
+    });
+}
+
+/// A request for a ticket; what it is asked on stays open.
+fn asks_for_a_ticket(token: &str) -> String {
+    format!(
+        "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+#[test]
+fn every_connection_on_which_a_caller_has_shown_itself_takes_one_place_of_its_tenant() {
+    let tokens = token_table("ada", "acme", &[]) + &token_table("bob", "bolt", &[]);
+    let gateway = Gateway::with(&format!("{tokens}[tenant.acme.limits]\nconnections = 2\n"));
+    run(async {
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut raw = Raw::ask(&gateway, &asks_for_a_ticket("ada")).await;
+            assert!(raw.head.starts_with("http/1.1 200"), "{}", raw.head);
+            // However often it asks, it is one connection.
+            assert!(raw.send(asks_for_a_ticket("ada").as_bytes()).await);
+            held.push(raw);
+        }
+        let mut beyond =
+            Exchange::send(&gateway, "POST", "/v1/tickets", "Authorization: Bearer ada\r\n", "").await;
+        assert_eq!(beyond.status, 429, "{}", beyond.head);
+        assert!(beyond.head.contains("retry-after: 1"), "{}", beyond.head);
+        assert_eq!(beyond.json().await["error"]["data"]["limit"], "connections of the tenant");
+        assert_eq!(refused(with_token(&gateway, "ada").await), 429);
+        with_token(&gateway, "bob").await.unwrap();
+        drop(held);
+        comes_in(&gateway, "ada").await;
+    });
+}
+
+/// Waits for a place.
+async fn comes_in(gateway: &Gateway, token: &str) {
+    let since = Instant::now();
+    while with_token(gateway, token).await.is_err() {
+        assert!(since.elapsed() < PATIENCE, "the place never came back");
+    }
+}
+
+#[test]
+fn a_connection_that_goes_on_without_its_credential_gives_its_tenants_place_back() {
+    let tokens = token_table("ada", "acme", &[]);
+    let gateway = Gateway::with(&format!(
+        "{tokens}[limits]\nheader_time = \"10m\"\n[tenant.acme.limits]\nconnections = 1\n"
+    ));
+    run(async {
+        let mut raw = Raw::ask(&gateway, &asks_for_a_ticket("ada")).await;
+        assert_eq!(refused(with_token(&gateway, "ada").await), 429);
+        assert!(raw.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await);
+        comes_in(&gateway, "ada").await;
+    });
+}
+
+#[test]
+fn a_connection_that_goes_on_without_its_credential_can_be_shown_out() {
+    use tokio::io::AsyncReadExt as _;
+    let gateway =
+        Gateway::with("[limits]\nunauthenticated = 1\nheader_time = \"10m\"\nfirst_byte = \"10m\"\n");
+    run(async {
+        let mut raw = Raw::ask(&gateway, &asks_for_a_ticket(&gateway.token())).await;
+        let mut answered = Vec::new();
+        assert!(raw.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await);
+        while !String::from_utf8_lossy(&answered).contains("ok") {
+            let read = tokio::time::timeout(PATIENCE, raw.socket.read_buf(&mut answered)).await;
+            assert!(read.expect("an answer").unwrap() > 0, "there was room for it");
+        }
+        let _newcomer = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+        let end = tokio::time::timeout(PATIENCE, raw.socket.read_to_end(&mut answered)).await;
+        end.expect("it was never shown out").unwrap();
     });
 }
 

@@ -359,3 +359,22 @@ fn slow_readers_of_pages_starve_nobody_and_hold_no_more_than_their_places() {
         });
     });
 }
+
+#[test]
+fn a_known_peer_that_reads_no_page_is_let_go_when_it_has_stalled() {
+    let gateway = Gateway::with("[streams]\nstall = \"1s\"\n");
+    run(async {
+        let before = crate::support::proc::descriptors(gateway.pid());
+        let head = format!("HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n", gateway.token());
+        let shows_itself = format!("POST /v1/tickets {head}Content-Length: 0\r\n\r\n");
+        let pages = format!("GET /v1/openrpc.json {head}\r\n").repeat(500);
+        let mut slow = Vec::new();
+        for _ in 0..10 {
+            let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
+            socket.write_all(shows_itself.as_bytes()).await.unwrap();
+            let _ = timeout(std::time::Duration::from_millis(50), socket.write_all(pages.as_bytes())).await;
+            slow.push(socket);
+        }
+        eventually(PATIENCE, "none is kept", || crate::support::proc::descriptors(gateway.pid()) <= before);
+    });
+}
