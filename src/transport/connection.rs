@@ -44,7 +44,7 @@ pub(super) struct Connection {
     /// Wakes the writer.
     pub(super) wake: Arc<Notify>,
     pub(super) followers: Followers,
-    /// The session of calls that name none, made by the first of them, and anew when it has ended by itself.
+    /// The session of calls that name none, made by the first of them, and anew when it has ended by itself or was taken over.
     // Held while the session is opened, on purpose: concurrent calls wait for it.
     pub(super) default_session: AsyncMutex<Option<Arc<Session>>>,
     pub(super) life: Life,

@@ -41,7 +41,7 @@ pub(super) async fn close(on: &Connection, session: SessionId) -> Result<Value, 
     Ok(view::session_closed(closed.jobs, closed.survivors))
 }
 
-/// The named session, or the connection's own, made by the first call that needs it.
+/// The named session, or the connection's own, made by the first call that needs it: one that was taken over is another's.
 pub(super) async fn named_or_default(
     on: &Connection,
     session: Option<SessionId>,
@@ -50,7 +50,8 @@ pub(super) async fn named_or_default(
         return find(on, session, Reach::Own);
     }
     let mut default = on.default_session.lock().await;
-    if let Some(open) = default.as_ref().filter(|session| session.state().is_open()) {
+    let is_own = |session: &&Arc<Session>| session.state().is_open() && on.link.owns(session.card.id);
+    if let Some(open) = default.as_ref().filter(is_own) {
         return Ok(open.clone());
     }
     let opened = on.core.open(&on.caller, SessionRequest::default(), &on.link).await?;

@@ -213,6 +213,23 @@ fn a_detached_session_lives_on_and_nothing_is_lost_or_doubled() {
 }
 
 #[test]
+fn a_connection_whose_default_session_was_taken_over_makes_another() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut old = Client::connect(&gateway).await;
+        old.start(&["true"]).await;
+        let taken = old.call("session.list", json!({})).await.unwrap()["sessions"][0]["session"].clone();
+        let mut new = Client::connect(&gateway).await;
+        new.call("session.attach", json!({"session": taken, "takeover": true})).await.unwrap();
+        let job = old.start(&["true"]).await;
+        let state = old.call("job.get", json!({"job": job})).await.unwrap();
+        assert_ne!(state["session"], taken, "{state}");
+        assert_eq!(old.refused("job.start", json!({"argv": ["true"], "session": taken})).await, "conflict");
+        new.call("job.start", json!({"argv": ["true"], "session": taken})).await.unwrap();
+    });
+}
+
+#[test]
 fn a_takeover_moves_the_session_and_the_old_connection_lives() {
     let gateway = Gateway::start();
     run(async {
