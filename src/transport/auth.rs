@@ -26,7 +26,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::domain::{Authority, Principal};
+use crate::domain::{Authority, Failure, Principal};
 
 use penalty::Penalties;
 use ticket::Tickets;
@@ -190,8 +190,11 @@ impl Access {
         })
     }
 
-    /// A ticket that a browser of the caller can use once, within [`ticket::VALID`]; `None` when there are too many.
-    pub(super) fn ticket(&self, identified: &Identified) -> Option<String> {
+    /// A ticket that a browser of the caller can use once, within [`ticket::VALID`].
+    ///
+    /// # Errors
+    /// What [`Tickets::issue`] says.
+    pub(super) fn ticket(&self, identified: &Identified) -> Result<String, Failure> {
         self.tickets.issue(identified)
     }
 

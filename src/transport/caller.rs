@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use crate::domain::RequestId;
+use crate::domain::{Failure, RequestId};
 
 use super::auth::{Certificate, Identified, Shown, Unknown};
 use super::doorstep::Guest;
@@ -50,7 +50,7 @@ impl FromRequestParts<Gateway> for Identified {
                 // Said once, with the failure that earned it: a flood must not fill the log.
                 Unknown::Penalised(_) => tracing::debug!(%request_id, %source, "penalised"),
             }
-            refusal(unknown)
+            refusal(unknown, request_id)
         })?;
         let tenant = &identified.principal.tenant;
         let most = gateway.core.ceilings.load().counts(&identified.principal).connections;
@@ -60,17 +60,14 @@ impl FromRequestParts<Gateway> for Identified {
     }
 }
 
-fn refusal(unknown: Unknown) -> Response {
+fn refusal(unknown: Unknown, request_id: &RequestId) -> Response {
     match unknown {
         Unknown::Nobody => {
             text(StatusCode::UNAUTHORIZED, "no valid credential; send `Authorization: Bearer TOKEN`")
         }
-        Unknown::Penalised(left) => {
-            let seconds = left.as_secs() + 1;
-            let message = format!("too many wrong credentials from this address; try again in {seconds} s");
-            let mut response = text(StatusCode::TOO_MANY_REQUESTS, &message);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            response
+        Unknown::Penalised(retry_after) => {
+            let bucket = "wrong credentials from this address".to_owned();
+            refused(&Failure::RateLimited { bucket, retry_after }, request_id)
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_tungstenite::tungstenite::Error;
 
+use crate::support::http::Exchange;
 use crate::support::pki::Pki;
 use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 use crate::transport::speak;
@@ -164,6 +165,24 @@ fn a_ticket_lets_a_browser_in_once_and_only_from_its_own_page() {
 }
 
 #[test]
+fn too_many_tickets_of_one_subject_are_refused_as_any_excess_of_a_caller() {
+    let gateway = Gateway::start();
+    run(async {
+        for _ in 0..64 {
+            ticket(&gateway).await;
+        }
+        let mut refused = Exchange::post(&gateway, "/v1/tickets", "").await;
+        assert_eq!(refused.status, 429, "{}", refused.head);
+        assert!(refused.head.contains("retry-after: "), "{}", refused.head);
+        let data = &refused.json().await["error"]["data"];
+        assert_eq!(
+            (&data["kind"], &data["limit"], &data["value"]),
+            (&json!("limit_exceeded"), &json!("tickets of the subject that wait to be used"), &json!(64))
+        );
+    });
+}
+
+#[test]
 fn an_auth_flood_from_one_source_is_penalised_and_others_are_not() {
     let gateway = Gateway::with("[server]\ntrusted_proxies = [\"127.0.0.1\"]\n");
     run(async {
@@ -173,6 +192,10 @@ fn an_auth_flood_from_one_source_is_penalised_and_others_are_not() {
         }
         let penalised = answer(&gateway, "/v1/ws", &wrong("10.9.9.9, 198.51.100.1")).await;
         assert!(penalised.starts_with("HTTP/1.1 429") && penalised.contains("retry-after: "), "{penalised}");
+        let body: Value = serde_json::from_str(penalised.lines().last().unwrap()).unwrap();
+        let data = &body["error"]["data"];
+        assert_eq!(data["kind"], "rate_limited", "{body}");
+        assert!(data["retry_after_ms"].as_u64().is_some_and(|left| left <= 1000), "{body}");
         assert!(answer(&gateway, "/v1/ws", &wrong("198.51.100.2")).await.starts_with("HTTP/1.1 401"));
         Client::connect(&gateway).await.call("server.info", json!({})).await.unwrap();
     });
