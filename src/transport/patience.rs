@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 /// A socket that notes since when a write waits.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Waits {
             let since = *self.0.borrow_and_update();
             let over = async {
                 match since {
-                    Some(since) => sleep_until(since + most).await,
+                    Some(since) => sleep(most.saturating_sub(since.elapsed())).await,
                     None => std::future::pending().await,
                 }
             };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::SinkExt as _;
 use futures_util::stream::SplitSink;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
@@ -108,7 +108,7 @@ pub(super) struct Writer {
     sink: SplitSink<Socket, Message>,
     queue: mpsc::Receiver<Out>,
     drain: watch::Receiver<Drain>,
-    next_ping: Instant,
+    last_ping: Instant,
 }
 
 impl Writer {
@@ -118,8 +118,7 @@ impl Writer {
         queue: mpsc::Receiver<Out>,
     ) -> Self {
         let drain = connection.core.drain();
-        let next_ping = Instant::now() + connection.settings.ping_every;
-        Self { connection, sink, queue, drain, next_ping }
+        Self { connection, sink, queue, drain, last_ping: Instant::now() }
     }
 
     /// Runs until the connection ends, and gives its half of the socket back. Owned by the connection's task.
@@ -145,8 +144,8 @@ impl Writer {
         if self.connection.cancel.is_cancelled() {
             return Err(Ended::Gone);
         }
-        if self.next_ping <= Instant::now() {
-            self.next_ping = Instant::now() + self.connection.settings.ping_every;
+        if self.until_ping().is_zero() {
+            self.last_ping = Instant::now();
             self.put(Message::Ping(Bytes::new())).await?;
         }
         if self.drain.has_changed().unwrap_or(false) {
@@ -158,20 +157,25 @@ impl Writer {
             return Ok(());
         }
         self.flush().await?;
-        let wake = self.connection.wake.clone();
+        let (wake, until_ping) = (self.connection.wake.clone(), self.until_ping());
         tokio::select! {
             out = self.queue.recv() => match out {
                 Some(out) => self.put_out(out).await,
                 None => Err(Ended::Gone),
             },
             () = wake.notified() => Ok(()),
-            () = sleep_until(self.next_ping) => Ok(()),
+            () = sleep(until_ping) => Ok(()),
             Ok(()) = self.drain.changed() => {
                 let state = *self.drain.borrow_and_update();
                 self.announce_drain(state).await
             }
             () = self.connection.cancel.cancelled() => Err(Ended::Gone),
         }
+    }
+
+    /// What is left of the time between two pings.
+    fn until_ping(&self) -> Duration {
+        self.connection.settings.ping_every.saturating_sub(self.last_ping.elapsed())
     }
 
     /// One round: every answer and all news, then one message of each job. Says whether there may be more.
