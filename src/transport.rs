@@ -59,7 +59,7 @@ use std::time::Duration;
 pub struct Settings {
     /// Most connections at once; each costs a task pair and its buffers.
     pub max_connections: usize,
-    /// Most of them that have not yet shown who they are; one too many shows out the one that waited longest.
+    /// Most of them that have not yet shown who they are; one too many shows out the one that waited longest. At most half.
     pub max_unauthenticated: usize,
     /// From accept to the first byte: a silent peer holds a place.
     pub first_byte: Duration,

@@ -16,6 +16,9 @@ use crate::domain::Failure;
 
 use super::crowd::{Crowd, Seat};
 
+/// Of all places, those that nobody has shown himself on take at most one in so many, however many `most_unknown` says.
+const UNKNOWN_ONE_IN: usize = 2;
+
 /// The door.
 #[derive(Debug, Default)]
 pub(super) struct Doorstep {
@@ -52,7 +55,8 @@ impl Doorstep {
         if guests.places >= most {
             return None;
         }
-        while guests.unknown.len() >= most_unknown.max(1) {
+        let most_unknown = most_unknown.min(most / UNKNOWN_ONE_IN).max(1);
+        while guests.unknown.len() >= most_unknown {
             let Some((_, oldest)) = guests.unknown.pop_front() else { break };
             oldest.cancel();
         }

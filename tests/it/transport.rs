@@ -397,3 +397,19 @@ fn a_time_longer_than_the_clock_is_as_good_as_never() {
         assert!(metrics.contains("execgate_task_panics_total 0"), "{metrics}");
     });
 }
+
+#[test]
+fn peers_that_nobody_shows_himself_on_never_fill_the_server() {
+    let gateway = Gateway::with("[limits]\nconnections = 4\nfirst_byte = \"10m\"\nheader_time = \"10m\"\n");
+    run(async {
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(gateway.address()).await.unwrap());
+        }
+        // Those that are shown out may be on their way.
+        let since = Instant::now();
+        while Client::with(&gateway, &[]).await.is_err() {
+            assert!(since.elapsed() < PATIENCE, "there is no place beside them");
+        }
+    });
+}
