@@ -65,14 +65,21 @@ impl fmt::Display for Time {
     }
 }
 
+/// The longest duration: added to any clock it must not overflow, and no server is up for longer.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = with_unit(deserializer, "a duration with its unit, such as \"30s\"")?;
-        humantime::parse_duration(&text).map(Self).map_err(|e| {
+        let time = humantime::parse_duration(&text).map_err(|e| {
             D::Error::custom(format!(
                 "{text:?} is no duration ({e}); write it with its unit, such as \"30s\""
             ))
-        })
+        })?;
+        if time > LONGEST {
+            return Err(D::Error::custom(format!("{text:?} is too long; at most \"3650days\"")));
+        }
+        Ok(Self(time))
     }
 }
 

@@ -278,10 +278,10 @@ impl Jwt {
         if claims.iss != self.issuer || claims.nbf > claims.exp {
             return Err("its issuer is another, or it ends before it begins");
         }
-        let until =
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp)).ok_or("it never ends")?;
+        let ends = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp));
+        let until = ends.and_then(|ends| ends.checked_add(self.leeway)).ok_or("it never ends")?;
         // The library counts whole seconds, and takes a token in the second in which it ends.
-        if until + self.leeway <= SystemTime::now() {
+        if until <= SystemTime::now() {
             return Err("it has expired");
         }
         if claims.jti.as_ref().is_some_and(|id| self.revoked.contains(id)) {
@@ -302,7 +302,7 @@ impl Jwt {
             groups,
             attributes: self.attributes.iter().filter_map(shown).collect(),
         };
-        Ok(Signed { principal, until: until + self.leeway, key: key.fingerprint, id: claims.jti.clone() })
+        Ok(Signed { principal, until, key: key.fingerprint, id: claims.jti.clone() })
     }
 
     fn groups_of(&self, claims: &Claims) -> Result<Vec<Arc<str>>, &'static str> {

@@ -135,6 +135,22 @@ fn a_jwt_whose_claims_are_missing_or_of_another_type_is_refused() {
 }
 
 #[test]
+fn a_jwt_that_never_ends_is_refused_and_breaks_nothing() {
+    // What issuers write for "never": the last second of the clock, and of what holds a number.
+    for never in [json!(i64::MAX), json!(i64::MAX - 1), json!(u64::MAX), json!(1_u64 << 63)] {
+        let mut forever = claims();
+        forever["exp"] = never.clone();
+        assert!(takes(&sign(&header("k1"), &forever)).is_none(), "exp {never}");
+        let mut later = claims();
+        (later["nbf"], later["exp"]) = (never.clone(), never.clone());
+        assert!(takes(&sign(&header("k1"), &later)).is_none(), "nbf {never}");
+        let mut issued = claims();
+        issued["iat"] = never.clone();
+        assert!(takes(&sign(&header("k1"), &issued)).is_some(), "iat {never}");
+    }
+}
+
+#[test]
 fn a_jwt_cannot_choose_its_algorithm_or_its_key() {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
