@@ -3,7 +3,7 @@
 //! `X-Forwarded-For` is read from the right, for each proxy adds the peer it saw; the first address that is no trusted
 //! proxy's is the client's. From anybody else the header means nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 
@@ -54,28 +54,38 @@ pub(super) fn is_trusted(address: IpAddr, proxies: &[Network]) -> bool {
 /// The client's address: the peer's own, unless a trusted proxy names another.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> IpAddr {
     let mut client = peer;
-    let values: Vec<_> = headers.get_all(FORWARDED).iter().filter_map(|v| v.to_str().ok()).collect();
-    let hops = values.iter().rev().flat_map(|value| value.rsplit(','));
+    // As bytes: a client may put what is no text in front of what a proxy appends, and must not take that away by it.
+    let values = headers.get_all(FORWARDED).iter().rev();
+    let hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     for hop in hops.take(MOST_HOPS) {
         if !is_trusted(client, proxies) {
             break;
         }
         // What is no address was said by nobody we trust to say one: the proxy that passed it on stands for it.
-        let Ok(address) = hop.trim().parse() else { break };
+        let Some(address) = address_of(hop) else { break };
         client = address;
     }
     client
 }
 
+/// An address as proxies write it: alone, or with the port the client spoke from.
+fn address_of(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop.trim_ascii()).ok()?;
+    let alone = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    alone.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
-    fn seen(peer: &str, forwarded: &[&str]) -> String {
+    fn seen<V: AsRef<[u8]>>(peer: &str, forwarded: &[V]) -> String {
         let proxies = [Network::parse("10.0.0.0/8").unwrap(), Network::parse("::1").unwrap()];
         let mut headers = HeaderMap::new();
         forwarded.iter().for_each(|value| {
-            headers.append(FORWARDED, value.parse().unwrap());
+            headers.append(FORWARDED, HeaderValue::from_bytes(value.as_ref()).unwrap());
         });
         client(peer.parse().unwrap(), &headers, &proxies).to_string()
     }
@@ -84,7 +94,7 @@ mod tests {
     fn only_a_listed_peer_may_name_another_client() {
         assert_eq!(seen("192.0.2.1", &["198.51.100.9"]), "192.0.2.1");
         assert_eq!(seen("10.1.2.3", &["198.51.100.9"]), "198.51.100.9");
-        assert_eq!(seen("10.1.2.3", &[]), "10.1.2.3");
+        assert_eq!(seen::<&str>("10.1.2.3", &[]), "10.1.2.3");
     }
 
     #[test]
@@ -94,6 +104,27 @@ mod tests {
         assert_eq!(seen("10.1.2.3", &["evil, 198.51.100.9"]), "198.51.100.9");
         assert_eq!(seen("10.1.2.3", &["198.51.100.9, evil"]), "10.1.2.3");
         assert_eq!(seen("::1", &["2001:db8::7"]), "2001:db8::7");
+    }
+
+    #[test]
+    fn what_is_no_text_takes_nothing_away_from_what_the_proxy_appended() {
+        let spoilt: &[u8] = b"\xe9, 203.0.113.7";
+        assert_eq!(seen("10.1.2.3", &[spoilt]), "203.0.113.7");
+        assert_eq!(seen("10.1.2.3", &[b"10.9.9.9", spoilt]), "203.0.113.7");
+        assert_eq!(seen("10.1.2.3", &[spoilt, b"10.9.9.9"]), "203.0.113.7");
+        assert_eq!(seen("10.1.2.3", &[b"198.51.100.9", &b"\xe9"[..]]), "10.1.2.3");
+        assert_eq!(seen("10.1.2.3", &[b"198.51.100.9", &b"203.0.113.7\xe9"[..]]), "10.1.2.3");
+    }
+
+    #[test]
+    fn an_address_may_come_with_its_port() {
+        assert_eq!(seen("10.1.2.3", &["203.0.113.7:4711"]), "203.0.113.7");
+        assert_eq!(seen("10.1.2.3", &["203.0.113.7:4711, 10.9.9.9:80"]), "203.0.113.7");
+        assert_eq!(seen("::1", &["[2001:db8::7]:4711"]), "2001:db8::7");
+        assert_eq!(seen("::1", &["[2001:db8::7]"]), "2001:db8::7");
+        for wrong in ["203.0.113.7:", "203.0.113.7:99999", "[203.0.113.7", "[2001:db8::7]x", "unknown", "_hidden"] {
+            assert_eq!(seen("10.1.2.3", &[wrong]), "10.1.2.3", "{wrong}");
+        }
     }
 
     #[test]
