@@ -1,5 +1,7 @@
 //! What must hold between keys, and what must not be on an address that others can reach.
 
+mod least;
+
 use std::fmt::Display;
 
 use super::raw::{IdentityOf, JwtTable, Raw, TenantLimits};
@@ -28,6 +30,8 @@ pub(super) fn whole(raw: &Raw) -> Result<(), ConfigFailure> {
         Some(_) | None => Ok(()),
     })?;
     numbers(raw)?;
+    least::numbers(raw)?;
+    least::names(raw)?;
     admin_door(raw)?;
     profiles(raw)?;
     public(raw)
@@ -114,6 +118,7 @@ fn jwt(jwt: &JwtTable) -> Result<(), ConfigFailure> {
             return refuse("auth.jwt: either tenant (for every token), or tenant_claim");
         }
     }
+    least::claims(jwt)?;
     if jwt.leeway.is_some_and(|leeway| leeway.0 > std::time::Duration::from_secs(300)) {
         return refuse("auth.jwt.leeway: at most 5m; a clock further off than that needs mending");
     }
@@ -132,9 +137,12 @@ fn identity(tenant: &str, identity: &IdentityOf) -> Result<(), ConfigFailure> {
 }
 
 fn ceilings(raw: &Raw, tenant: &str, limits: &TenantLimits) -> Result<(), ConfigFailure> {
-    for (key, own, all) in
-        [("sessions", limits.sessions, raw.limits.sessions), ("jobs", limits.jobs, raw.limits.jobs)]
-    {
+    let connections = u32::try_from(raw.limits.connections).unwrap_or(u32::MAX);
+    for (key, own, all) in [
+        ("connections", limits.connections, connections),
+        ("sessions", limits.sessions, raw.limits.sessions),
+        ("jobs", limits.jobs, raw.limits.jobs),
+    ] {
         if let Some(Cap::At(own)) = own
             && own > all
         {

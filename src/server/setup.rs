@@ -357,7 +357,7 @@ fn transport_settings(raw: &Raw) -> transport::Settings {
         first_byte: raw.limits.first_byte.0,
         headers: raw.limits.header_time.0,
         handshake: raw.limits.handshake.0,
-        max_header_bytes: raw.limits.header_bytes.get().max(8192),
+        max_header_bytes: raw.limits.header_bytes.get(),
         max_headers: raw.limits.headers,
         max_message: raw.limits.message.get(),
         max_outstanding: raw.limits.outstanding,

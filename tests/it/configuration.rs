@@ -83,11 +83,87 @@ fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
+fn what_could_serve_nobody_is_refused_with_the_least_that_would_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let jwt = "[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\njwks = \"keys.json\"\n";
+    let table = [
+        ("[limits]\nping = \"0s\"\n".to_owned(), "limits.ping", "100ms"),
+        ("[limits]\nping = \"99ms\"\n".to_owned(), "limits.ping", "100ms"),
+        ("[limits]\nfirst_byte = \"0s\"\n".to_owned(), "limits.first_byte", "100ms"),
+        ("[limits]\nheader_time = \"0s\"\n".to_owned(), "limits.header_time", "100ms"),
+        ("[limits]\nhandshake = \"0s\"\n".to_owned(), "limits.handshake", "100ms"),
+        ("[streams]\nstall = \"0s\"\n".to_owned(), "streams.stall", "100ms"),
+        ("[limits]\nmessage = \"0B\"\n".to_owned(), "limits.message", "1KiB"),
+        ("[limits]\nheader_bytes = \"1KiB\"\n".to_owned(), "limits.header_bytes", "8KiB"),
+        ("[limits]\nheaders = 0\n".to_owned(), "limits.headers", "at least 20"),
+        ("[limits]\nconnections = 0\n".to_owned(), "limits.connections", "at least 1"),
+        ("[limits]\nunauthenticated = 0\n".to_owned(), "limits.unauthenticated", "at least 1"),
+        ("[breaker]\nfailures = 0\n".to_owned(), "breaker.failures", "at least 1"),
+        ("[limits]\nmemory = \"10MiB\"\n".to_owned(), "limits.memory", "128MiB"),
+        ("[streams]\nbudget = \"100KiB\"\n".to_owned(), "streams.budget", "939KiB"),
+        ("[streams]\nring = \"2MiB\"\n".to_owned(), "streams.ring", "streams.ring_max = 1MiB"),
+        ("[tenant.a.limits]\nconnections = 1025\n".to_owned(), "tenant.a.limits.connections", "1024"),
+        ("[server]\nhosts = [\"gate.example:443\"]\n".to_owned(), "server.hosts", "\"gate.example\""),
+        ("[server]\nhosts = [\"https://gate.example\"]\n".to_owned(), "server.hosts", "\"gate.example\""),
+        ("[server]\nhosts = [\"*.example\"]\n".to_owned(), "server.hosts", "\"gate.example\""),
+        ("[server]\nhosts = [\"\"]\n".to_owned(), "server.hosts", "\"gate.example\""),
+        ("[server]\nhosts = [\"::1\"]\n".to_owned(), "server.hosts", "brackets"),
+        ("[server]\norigins = [\"https://x/\"]\n".to_owned(), "server.origins", "https://console.example"),
+        ("[server]\norigins = [\"x.example\"]\n".to_owned(), "server.origins", "https://console.example"),
+        ("[server]\norigins = [\"https://x:443\"]\n".to_owned(), "server.origins", "https://console.example"),
+        ("[server]\norigins = [\"https://X\"]\n".to_owned(), "server.origins", "https://console.example"),
+        (format!("{jwt}tenant = \"t\"\nattributes = [\"jti\"]\n"), "auth.jwt.attributes", "\"jti\""),
+        (format!("{jwt}tenant = \"t\"\nsubject_claim = \"iss\"\n"), "auth.jwt.subject_claim", "\"iss\""),
+        (format!("{jwt}tenant_claim = \"aud\"\n"), "auth.jwt.tenant_claim", "\"aud\""),
+    ];
+    for (toml, key, least) in table {
+        let output = check(&directory, &toml);
+        assert!(!output.status.success(), "accepted: {toml}");
+        for word in [key, least] {
+            assert!(said(&output).contains(word), "{toml}\n{word:?} is missing in: {}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn a_set_of_keys_in_which_a_token_could_not_name_one_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys.json");
+    let toml = format!("[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\ntenant = \"t\"\njwks = {keys:?}\n");
+    let with = |kids: &[Option<&str>]| {
+        let key = |kid: &Option<&str>| {
+            let mut key = serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+            kid.iter().for_each(|kid| key["kid"] = (*kid).into());
+            key
+        };
+        let set = serde_json::json!({"keys": kids.iter().map(key).collect::<Vec<_>>()});
+        std::fs::write(&keys, set.to_string()).unwrap();
+        check(&directory, &toml)
+    };
+    for good in [&[None][..], &[Some("a")], &[Some("a"), Some("b")]] {
+        let output = with(good);
+        assert!(output.status.success(), "{good:?}: {}", said(&output));
+    }
+    for (bad, word) in [
+        (&[None, Some("b")][..], "key 1 of it has no \"kid\""),
+        (&[Some("a"), None], "key 2 of it has no \"kid\""),
+        (&[Some("a"), Some("b"), Some("a")], "the \"kid\" \"a\" is there twice"),
+    ] {
+        let output = with(bad);
+        assert!(!output.status.success() && said(&output).contains(word), "{bad:?}: {}", said(&output));
+    }
+}
+
+#[test]
 fn a_good_configuration_is_called_good() {
     let directory = tempfile::tempdir().unwrap();
     for toml in [
         "",
         "[limits]\njobs = 3\n",
+        "[limits]\nping = \"100ms\"\nheader_bytes = \"8KiB\"\nheaders = 20\nconnections = 1\nmessage = \"1KiB\"\nmemory = \"128MiB\"\n",
+        "[streams]\nbudget = \"939KiB\"\n",
+        "[server]\nhosts = [\"gate.example\", \"127.0.0.1\", \"[2001:db8::1]\", \"my_host\"]\n\
+         origins = [\"https://x.example\", \"http://[::1]:8080\", \"vscode-webview://1qhkf\"]\n",
         "[policy.q]\nmodule = \"builtin:session-quota\"\nsettings = { sessions = { tenant = 2 } }\n",
     ] {
         let output = check(&directory, toml);

@@ -73,14 +73,20 @@ fn digest(text: &str) -> Option<TokenDigest> {
 
 fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
     let bad = |path: &Path, what: String| SetupFailure::Keys { path: path.to_owned(), what };
-    let mut keys = Vec::new();
+    let mut keys: Vec<JwtKey> = Vec::new();
     if let Some(path) = &table.jwks {
         let set = config::keys::jwks(path).map_err(|e| bad(path, e.to_string()))?;
         for jwk in &set {
             keys.push(JwtKey::from_jwk(jwk).map_err(|e| bad(path, e.to_string()))?);
         }
+        told_apart(&keys, keys.len() + table.key.len()).map_err(|what| bad(path, what))?;
     }
     for (id, key) in &table.key {
+        if keys.iter().any(|known| known.id() == Some(id)) {
+            let what =
+                format!("its kid {id:?} is in the JWKS too, and the token names no file; give each its own");
+            return Err(bad(&key.file, what));
+        }
         let symmetric = key.algorithm.starts_with("HS");
         let bytes = config::keys::file(&key.file, symmetric).map_err(|e| bad(&key.file, e.to_string()))?;
         let read = JwtKey::from_file(id, &key.algorithm, &bytes);
@@ -102,6 +108,24 @@ fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
         revoked: table.revoked.iter().cloned().collect(),
         roles: roles.clone(),
     })
+}
+
+/// A token names its key by `kid`; only a key that is alone can do without.
+///
+/// # Errors
+/// Which key no token could name.
+fn told_apart(keys: &[JwtKey], all: usize) -> Result<(), String> {
+    let remedy = "give each key of several a \"kid\" of its own, or no token can name it";
+    for (at, key) in keys.iter().enumerate() {
+        match key.id() {
+            None if all > 1 => return Err(format!("key {} of it has no \"kid\"; {remedy}", at + 1)),
+            Some(id) if keys.iter().take(at).any(|earlier| earlier.id() == Some(id)) => {
+                return Err(format!("the \"kid\" {id:?} is there twice; {remedy}"));
+            }
+            None | Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// # Errors

@@ -97,6 +97,11 @@ pub enum KeyFailure {
 }
 
 impl JwtKey {
+    /// What a token names it by (`kid`).
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// A key from a file: a PEM public key, or for HMAC the secret itself.
     ///
     /// # Errors
