@@ -40,8 +40,8 @@ mod writer;
 
 pub use access::Names;
 pub use auth::{
-    Access, CertificateName, Credential, Credentials, Jwt, JwtKey, KeyFailure, OnExpiry, Roles, TenantOf,
-    TokenDigest,
+    Access, Authorities, CertificateName, Credential, Credentials, Jwt, JwtKey, KeyFailure, OnExpiry, Roles,
+    TenantOf, TokenDigest,
 };
 pub use crowd::Crowd;
 pub use health::{Components, Health, Pulse};

@@ -20,6 +20,9 @@ pub(super) fn run(command: &ConfigCommand) -> Result<ExitCode, Trouble> {
 fn check(from: &From) -> Result<ExitCode, Trouble> {
     let loaded = config::load(&sources(from), &Environment::of_process()).map_err(Trouble::failed)?;
     let setup = Setup::new(&loaded.settings, None).map_err(Trouble::failed)?;
+    for warning in &setup.warnings {
+        say(format!("warning: {warning}"))?;
+    }
     let policies = server::load_policies(&setup.policy).map_err(Trouble::failed)?;
     say(format!("the configuration is good; {} policies load", policies.list().len()))?;
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     start_logs(&loaded)?;
     let (file, made) = made_token(&loaded, &environment)?.unzip();
     let setup = Setup::new(&loaded.settings, made.as_deref()).map_err(Trouble::failed)?;
+    let warnings = setup.warnings.clone();
     let source: Source = Box::new(move || {
         let loaded = config::load(&sources, &environment).map_err(|e| e.to_string())?;
         telemetry::check(&loaded.settings.log.level).map_err(|e| e.to_string())?;
@@ -37,7 +38,7 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
         let told = Told::listen();
         let told = told.map_err(|error| Trouble::failed(format!("signals cannot be waited for: {error}")))?;
         let server = server::start(setup).await.map_err(Trouble::failed)?;
-        banner(&server, &loaded.settings.server.hosts, file.as_deref())?;
+        banner(&server, &loaded.settings.server.hosts, file.as_deref(), &warnings)?;
         match server.run(told, loaded, source).await {
             Left::InOrder => Ok(ExitCode::SUCCESS),
             Left::WardenGone => {
@@ -78,7 +79,12 @@ fn made_token(loaded: &Loaded, environment: &Environment) -> Result<Option<(Path
     })
 }
 
-fn banner(server: &Server, hosts: &[String], token: Option<&Path>) -> Result<(), Trouble> {
+fn banner(
+    server: &Server,
+    hosts: &[String],
+    token: Option<&Path>,
+    warnings: &[String],
+) -> Result<(), Trouble> {
     let (address, containment) = (server.address(), server.containment());
     let scheme = if server.speaks_tls() { "https" } else { "http" };
     say(format!("execgate {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION")))?;
@@ -114,6 +120,9 @@ fn banner(server: &Server, hosts: &[String], token: Option<&Path>) -> Result<(),
     }
     if server.runs_root_jobs() {
         say("warning:      jobs run as root; configure [tenant.NAME.identity] to change that")?;
+    }
+    for warning in warnings {
+        say(format!("warning:      {warning}"))?;
     }
     say(format!(
         "memory:       held below {} MiB, of which at most {} MiB for the streams of {} jobs and of those that ended",

@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::config::{self, Loaded};
-use crate::domain::EndReason;
 use crate::session::Core;
 use crate::telemetry;
-use crate::transport::{self, Access, Credentials, Names, Tls};
+use crate::transport::{self, Access, Names, Tls};
 
 use super::setup::Setup;
 use super::{memory, policies};
@@ -115,14 +114,17 @@ impl Live {
         let (core, next) = (self.core.clone(), fresh.setup.policy.policies.clone());
         let load = tokio::task::spawn_blocking(move || policies::replace(&core.rooms.policies, &next));
         let generation = load.await.map_err(|broken| broken.to_string())?.map_err(|e| e.to_string())?;
-        self.change(&before, fresh).await;
+        self.change(fresh).await;
         let what = if changed.is_empty() { "no key".to_owned() } else { changed.join(", ") };
         Ok(format!("policies are generation {generation}; changed: {what}"))
     }
 
     /// Nothing here can fail.
-    async fn change(&self, before: &Fresh, fresh: Fresh) {
+    async fn change(&self, fresh: Fresh) {
         let setup = &fresh.setup;
+        for warning in &setup.warnings {
+            tracing::warn!("{warning}");
+        }
         self.names.store(Arc::new(setup.names.clone()));
         if let (Some(tls), Some(config)) = (&self.tls, &setup.tls) {
             tls.replace(config.clone());
@@ -135,21 +137,11 @@ impl Live {
         let bound = setup.memory.unwrap_or_else(|| self.base.saturating_add(memory::allowed(setup)));
         self.core.memory.bound.store(bound, Ordering::Relaxed);
         telemetry::set_level(&fresh.loaded.settings.log.level);
-        self.end_orphans(&before.setup.credentials, &setup.credentials).await;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-    }
-
-    /// Ends the sessions of owners whose every token was taken away, detached ones too, which no connection watches over.
-    async fn end_orphans(&self, before: &Credentials, now: &Credentials) {
-        let has = |credentials: &Credentials, owner: &crate::domain::Principal| {
-            credentials.tokens.iter().any(|token| token.principal.is_same_owner(owner))
-        };
+        // Only those that no connection watches over; what could refuse each of them was replaced above.
         for session in self.core.registry.every_session() {
-            let owner = &session.card.owner;
-            if has(before, owner) && !has(now, owner) {
-                session.end(EndReason::Disconnect, "expired").await;
-            }
+            session.review().await;
         }
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Setup {
     pub default_policies: bool,
     /// Jobs run as root.
     pub root_jobs: bool,
+    /// What is allowed and weakens a promise, each with what to do.
+    pub warnings: Vec<String>,
     /// The rooms' own.
     pub policy: policy::Settings,
     /// The rooms' own.
@@ -121,11 +123,14 @@ impl Setup {
             return Err(SetupFailure::RootJobs);
         }
         let streams = streams(raw);
+        let (tls, authorities) = auth::tls(raw)?;
+        let names = names(raw, loopback)?;
+        let warnings = people.shared().into_iter().chain(local_proxy(&names)).collect();
         Ok(Self {
             listen: raw.server.listen,
-            credentials: auth::credentials(raw, token)?,
-            names: names(raw, loopback)?,
-            tls: auth::tls(raw)?,
+            credentials: auth::credentials(raw, token, authorities)?,
+            names,
+            tls,
             require_exact: raw.containment.require.or(if loopback {
                 Require::BestEffort
             } else {
@@ -140,6 +145,7 @@ impl Setup {
             drain_grace: raw.drain.grace.0,
             default_policies: raw.policy.is_empty(),
             root_jobs,
+            warnings,
             policy: policies(raw),
             quota: quota::Settings {
                 max_buckets: raw.limits.rate_buckets,
@@ -166,6 +172,15 @@ fn names(raw: &Raw, loopback: bool) -> Result<Names, SetupFailure> {
         loopback,
         proxies: raw.server.trusted_proxies.iter().map(network).collect::<Result<_, _>>()?,
         plain_only_from_proxies: !loopback && !raw.server.tls.is_on(),
+    })
+}
+
+/// Jobs speak from loopback too.
+fn local_proxy(names: &Names) -> Option<String> {
+    names.trusts_loopback().then(|| {
+        "server.trusted_proxies holds a loopback address, from which jobs speak too: one could name any client's address. Put the \
+         proxy on another, or keep jobs away by confine = [\"offline\"] or a firewall rule by uid"
+            .to_owned()
     })
 }
 

@@ -8,6 +8,12 @@ use crate::domain::{ConnectionId, EndReason, SessionId};
 
 use super::{Job, Session};
 
+/// What a connection was admitted with, as sessions see it: who admitted it knows whether that is still good.
+pub trait Admission: std::fmt::Debug + Send + Sync {
+    /// Whether it would be accepted again, for the same principal; its time aside.
+    fn stands(&self) -> bool;
+}
+
 /// What a connection must be told besides the answers to its requests.
 #[derive(Debug, Clone)]
 pub enum News {
@@ -30,6 +36,8 @@ pub enum News {
 pub struct Link {
     id: ConnectionId,
     wake: Arc<Notify>,
+    /// A session that is left outlives the connection, not what the connection was admitted with.
+    pub(super) admission: Arc<dyn Admission>,
     // Not a channel: a session must never wait for a slow connection, and a full channel would lose news. Held for
     // one push or one take.
     desk: Mutex<Desk>,
@@ -44,8 +52,8 @@ struct Desk {
 
 impl Link {
     /// Makes the link of one connection; `wake` is notified when there is news.
-    pub fn new(id: ConnectionId, wake: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { id, wake, desk: Mutex::default() })
+    pub fn new(id: ConnectionId, wake: Arc<Notify>, admission: Arc<dyn Admission>) -> Arc<Self> {
+        Arc::new(Self { id, wake, admission, desk: Mutex::default() })
     }
 
     /// The connection.

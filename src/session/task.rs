@@ -19,7 +19,7 @@ use crate::quota::Slot;
 
 use super::review::Caller;
 use super::start::{self, JobRequest, StartCell};
-use super::{Core, Ending, Job, Link, News};
+use super::{Admission, Core, Ending, Job, Link, News};
 
 /// Requests waiting for one session: each connection has a bounded number outstanding, so this is never full for
 /// long.
@@ -111,6 +111,7 @@ enum Request {
         reply: Option<oneshot::Sender<SessionClosed>>,
     },
     Disconnect(Arc<Link>),
+    Review,
     Started {
         job: Arc<Job>,
         asker: ConnectionId,
@@ -177,6 +178,13 @@ impl Session {
         let _ = self.send(Request::Disconnect(link.clone())).await;
     }
 
+    /// Has the session end if it is detached and what its last owner was admitted with stands no more. An owner that is there
+    /// watches over that itself.
+    pub async fn review(&self) {
+        // A session that is gone has nothing left to end.
+        let _ = self.send(Request::Review).await;
+    }
+
     /// Tells the session that a job which this connection asked for has started: whoever owns the session by now hears of it.
     pub(super) async fn started(&self, job: Arc<Job>, asker: ConnectionId) {
         // A session that is gone ends its jobs by itself.
@@ -215,7 +223,7 @@ pub(super) fn spawn(core: &Arc<Core>, card: Card, link: Arc<Link>, slot: Slot) -
 /// Who owns the session.
 enum Tenure {
     Attached(Arc<Link>),
-    Detached { until: Instant },
+    Detached { until: Instant, admission: Arc<dyn Admission> },
 }
 
 struct Closing {
@@ -256,7 +264,9 @@ impl Task {
     }
 
     fn handle(&mut self, request: Request) {
-        self.last_request = Instant::now();
+        if !matches!(request, Request::Review) {
+            self.last_request = Instant::now();
+        }
         match request {
             Request::Start { request, caller, link, span, reply } => {
                 // Nobody waits for the answer of a caller that is gone.
@@ -267,6 +277,12 @@ impl Task {
             }
             Request::Close { reason, word, reply } => self.close(reason, word, reply),
             Request::Disconnect(link) => self.disconnect(&link),
+            Request::Review => match &self.tenure {
+                Tenure::Detached { admission, .. } if !admission.stands() => {
+                    self.close(EndReason::Disconnect, "expired", None);
+                }
+                Tenure::Detached { .. } | Tenure::Attached(_) => {}
+            },
             Request::Started { job, asker } => match &self.tenure {
                 Tenure::Attached(owner) if owner.id() == asker => {}
                 Tenure::Attached(owner) => {
@@ -366,8 +382,11 @@ impl Task {
             return;
         }
         match self.card.detach {
+            // A reload may have looked for detached sessions just before this one was.
+            Some(_) if !link.admission.stands() => self.close(EndReason::Disconnect, "expired", None),
             Some(ttl) => {
-                self.tenure = Tenure::Detached { until: Instant::now() + ttl };
+                let admission = link.admission.clone();
+                self.tenure = Tenure::Detached { until: Instant::now() + ttl, admission };
                 let jobs = self.core.registry.jobs(&self.card.owner, Some(self.card.id));
                 jobs.iter().for_each(|job| job.output.expect_nobody());
             }
@@ -416,9 +435,9 @@ impl Task {
             return None;
         }
         let idle = self.card.grant.idle.filter(|_| self.jobs.is_empty()).map(|d| self.last_request + d);
-        let detached = match self.tenure {
+        let detached = match &self.tenure {
             Tenure::Attached(_) => None,
-            Tenure::Detached { until } => Some(until),
+            Tenure::Detached { until, .. } => Some(*until),
         };
         [self.expires, idle, detached].into_iter().flatten().min()
     }
@@ -427,7 +446,7 @@ impl Task {
         let now = Instant::now();
         let (reason, word) = match (&self.tenure, self.expires) {
             (_, Some(expires)) if expires <= now => (EndReason::Timeout, "expired"),
-            (Tenure::Detached { until }, _) if *until <= now => (EndReason::Disconnect, "disconnect"),
+            (Tenure::Detached { until, .. }, _) if *until <= now => (EndReason::Disconnect, "disconnect"),
             _ => (EndReason::Timeout, "idle"),
         };
         self.close(reason, word, None);

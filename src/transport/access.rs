@@ -22,6 +22,13 @@ pub struct Names {
     pub plain_only_from_proxies: bool,
 }
 
+impl Names {
+    /// Whether a trusted proxy may be on this host.
+    pub fn trusts_loopback(&self) -> bool {
+        self.proxies.iter().any(Network::holds_loopback)
+    }
+}
+
 /// Why a request was turned away: the status and what to do about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {

@@ -2,14 +2,16 @@
 //!
 //! One place knows all of them, so that a reload replaces them whole and every connection can ask whether what it was
 //! admitted with still stands. A wrong credential costs its source; a missing one costs nothing, for nothing was tried.
-//! No secret is kept: tokens and tickets as digests, JWTs as the fingerprint of the key that signed them.
+//! No secret is kept: tokens and tickets as digests, JWTs as what they say, without the signature. What a caller was admitted
+//! with is kept as long as its connection, or a session of it, and looked at again whenever the rules change: it must still be
+//! accepted, and give the same principal.
 
 mod certificate;
 mod jwt;
 mod penalty;
 mod ticket;
 
-pub use certificate::CertificateName;
+pub use certificate::{Authorities, CertificateName};
 pub use jwt::{Jwt, JwtKey, KeyFailure, TenantOf};
 
 pub(super) use certificate::Certificate;
@@ -27,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::domain::{Authority, Failure, Principal};
+use crate::session::Admission;
 
 use penalty::Penalties;
 use ticket::Tickets;
@@ -35,7 +38,7 @@ use ticket::Tickets;
 const MAX_VALUE: usize = 8192;
 
 /// SHA-256 of a token. The token itself is never kept.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
 impl TokenDigest {
@@ -100,16 +103,18 @@ pub struct Credentials {
     pub jwt: Option<Jwt>,
     /// Client certificates, by a name in them.
     pub certificates: Vec<CertificateName>,
+    /// Who vouches for them.
+    pub authorities: Option<Authorities>,
     /// What an expiry in mid-connection does.
     pub on_expiry: OnExpiry,
 }
 
 /// What a caller was admitted with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Proof {
     Token(TokenDigest),
-    Jwt { key: [u8; 32], id: Option<String> },
-    Certificate(String),
+    Jwt(jwt::Unsigned),
+    Certificate(Arc<Certificate>),
 }
 
 /// A caller that has shown who it is.
@@ -126,7 +131,7 @@ pub(super) struct Identified {
 pub(super) struct Shown<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) query: Option<&'a str>,
-    pub(super) certificate: Option<&'a Certificate>,
+    pub(super) certificate: Option<&'a Arc<Certificate>>,
     pub(super) source: IpAddr,
 }
 
@@ -135,7 +140,7 @@ pub(super) struct Shown<'a> {
 pub(super) enum Unknown {
     /// No credential, or a wrong one: which is not told.
     Nobody,
-    /// Too many wrong ones from this source; nothing was looked at.
+    /// Too many wrong ones from this source, and what is shown now was not right from there before.
     Penalised(Duration),
 }
 
@@ -171,10 +176,13 @@ impl Access {
     /// # Errors
     /// [`Unknown`]
     pub(super) fn identify(&self, shown: &Shown<'_>) -> Result<Identified, Unknown> {
-        self.penalties.check(shown.source).map_err(Unknown::Penalised)?;
+        let penalty = self.penalties.check(shown.source).err();
         let rules = self.rules.load();
         let found = if shown.headers.contains_key(header::AUTHORIZATION) {
-            bearer(shown.headers).and_then(|token| by_token(&rules, token))
+            bearer(shown.headers).and_then(|token| match penalty {
+                None => self.admit(&rules, shown.source, token),
+                Some(_) => self.admit_penalised(&rules, shown.source, token),
+            })
         } else if let Some(ticket) = shown.query.and_then(ticket::of_query) {
             self.tickets.redeem(ticket).filter(|identified| stands(&rules, identified))
         } else {
@@ -183,11 +191,38 @@ impl Access {
                 Some(certificate) => by_certificate(&rules, certificate),
             }
         };
-        found.ok_or_else(|| {
-            self.penalties.failed(shown.source);
-            ::metrics::counter!("execgate_authentication_failures_total").increment(1);
-            Unknown::Nobody
-        })
+        match (found, penalty) {
+            (Some(identified), _) => Ok(identified),
+            (None, Some(left)) => Err(Unknown::Penalised(left)),
+            (None, None) => {
+                self.penalties.failed(shown.source);
+                ::metrics::counter!("execgate_authentication_failures_total").increment(1);
+                Err(Unknown::Nobody)
+            }
+        }
+    }
+
+    fn admit(&self, rules: &Credentials, source: IpAddr, token: &str) -> Option<Identified> {
+        let digest = TokenDigest::of(token);
+        let found = by_token(rules, &digest, token)?;
+        self.penalties.admitted(source, digest);
+        Some(found)
+    }
+
+    /// A penalty is there so that nobody guesses a token, not to keep out who has one: others may share the source. What was
+    /// right from there before is looked at; of the rest only what is signed, which nobody guesses, and of that only so much.
+    fn admit_penalised(&self, rules: &Credentials, source: IpAddr, token: &str) -> Option<Identified> {
+        let digest = TokenDigest::of(token);
+        if self.penalties.knows(source, digest) {
+            return by_token(rules, &digest, token);
+        }
+        let may_be_signed = rules.jwt.is_some() && token.bytes().filter(|byte| *byte == b'.').count() == 2;
+        if !may_be_signed || !self.penalties.may_verify() {
+            return None;
+        }
+        let found = by_signature(rules, token)?;
+        self.penalties.admitted(source, digest);
+        Some(found)
     }
 
     /// A ticket that a browser of the caller can use once, within [`ticket::VALID`].
@@ -239,20 +274,25 @@ impl Standing {
     }
 }
 
+impl Admission for Standing {
+    fn stands(&self) -> bool {
+        is_accepted(&self.access.rules.load(), &self.identified)
+    }
+}
+
 /// Whether the credential would be accepted again, for the same principal.
 fn stands(rules: &Credentials, identified: &Identified) -> bool {
-    let in_time = identified.until.is_none_or(|until| Instant::now() < until);
-    in_time
-        && match &identified.proof {
-            Proof::Token(digest) => {
-                let same = |c: &&Credential| c.digest == *digest && c.principal == identified.principal;
-                rules.tokens.iter().any(|c| same(&c))
-            }
-            Proof::Jwt { key, id } => rules.jwt.as_ref().is_some_and(|jwt| jwt.stands(key, id.as_deref())),
-            Proof::Certificate(name) => {
-                rules.certificates.iter().any(|c| c.name == *name && c.principal == identified.principal)
-            }
-        }
+    identified.until.is_none_or(|until| Instant::now() < until) && is_accepted(rules, identified)
+}
+
+/// The same, its time aside.
+fn is_accepted(rules: &Credentials, identified: &Identified) -> bool {
+    let again = match &identified.proof {
+        Proof::Token(digest) => by_digest(rules, digest).map(|known| known.principal.clone()),
+        Proof::Jwt(said) => rules.jwt.as_ref().and_then(|jwt| jwt.again(said)).map(Arc::new),
+        Proof::Certificate(certificate) => by_certificate(rules, certificate).map(|again| again.principal),
+    };
+    again.is_some_and(|principal| principal == identified.principal)
 }
 
 /// The one bearer token of the request.
@@ -266,28 +306,35 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Every static token is compared, whichever matches, so that time tells nothing. What has the shape of a JWT is read
-/// as one when JWTs are accepted.
-fn by_token(rules: &Credentials, token: &str) -> Option<Identified> {
-    let shown = TokenDigest::of(token);
-    let mut found = None;
-    for credential in &rules.tokens {
-        if bool::from(shown.0.ct_eq(&credential.digest.0)) {
-            let principal = credential.principal.clone();
-            found = Some(Identified { principal, until: None, proof: Proof::Token(credential.digest) });
-        }
-    }
-    found.or_else(|| {
-        let signed = rules.jwt.as_ref()?.read(token)?;
-        let proof = Proof::Jwt { key: signed.key, id: signed.id };
-        Some(Identified { principal: Arc::new(signed.principal), until: Some(from_now(signed.until)), proof })
-    })
+/// What is no static token is read as a JWT when JWTs are accepted.
+fn by_token(rules: &Credentials, digest: &TokenDigest, token: &str) -> Option<Identified> {
+    let Some(known) = by_digest(rules, digest) else { return by_signature(rules, token) };
+    Some(Identified { principal: known.principal.clone(), until: None, proof: Proof::Token(known.digest) })
 }
 
-fn by_certificate(rules: &Credentials, certificate: &Certificate) -> Option<Identified> {
-    let known = rules.certificates.iter().find(|known| certificate.names.contains(&known.name))?;
-    let proof = Proof::Certificate(known.name.clone());
+fn by_signature(rules: &Credentials, token: &str) -> Option<Identified> {
+    let signed = rules.jwt.as_ref()?.read(token)?;
+    let (principal, proof) = (Arc::new(signed.principal), Proof::Jwt(signed.proof));
+    Some(Identified { principal, until: Some(from_now(signed.until)), proof })
+}
+
+/// Every static token is compared, whichever matches, so that time tells nothing.
+fn by_digest<'a>(rules: &'a Credentials, shown: &TokenDigest) -> Option<&'a Credential> {
+    let same = |known: &Credential| bool::from(shown.0.ct_eq(&known.digest.0));
+    rules.tokens.iter().fold(None, |found, known| if same(known) { Some(known) } else { found })
+}
+
+fn by_certificate(rules: &Credentials, certificate: &Arc<Certificate>) -> Option<Identified> {
+    let known = by_name(rules, &certificate.names)?;
+    if !certificate.is_vouched_for_by(rules.authorities.as_ref()?) {
+        return None;
+    }
+    let proof = Proof::Certificate(certificate.clone());
     Some(Identified { principal: known.principal.clone(), until: Some(from_now(certificate.until)), proof })
+}
+
+fn by_name<'a>(rules: &'a Credentials, names: &[String]) -> Option<&'a CertificateName> {
+    rules.certificates.iter().find(|known| names.contains(&known.name))
 }
 
 /// The moment by a clock that does not jump.

@@ -41,7 +41,7 @@ impl FromRequestParts<Gateway> for Identified {
         let (Some(source), Some(guest), Some(request_id)) = (source, guest, request_id) else {
             return Err(text(StatusCode::INTERNAL_SERVER_ERROR, "the request has no source"));
         };
-        let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_deref());
+        let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
         let query = query.filter(|_| parts.uri.path() == TICKETS_AT);
         let shown = Shown { headers: &parts.headers, query, certificate, source };
         let identified = gateway.access.identify(&shown).map_err(|unknown| {

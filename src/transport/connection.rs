@@ -161,7 +161,7 @@ pub(super) async fn run(
         settings: gateway.settings.load_full(),
         caller,
         plane,
-        link: Link::new(id, wake.clone()),
+        link: Link::new(id, wake.clone(), Arc::new(standing.clone())),
         wake,
         followers: Followers::default(),
         default_session: AsyncMutex::default(),

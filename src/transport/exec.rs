@@ -122,7 +122,9 @@ impl Execution {
         getrandom::fill(&mut bits)
             .map_err(|e| Failure::Internal(format!("the kernel gave no randomness: {e}")))?;
         let wake = Arc::new(Notify::new());
-        let link = Link::new(ConnectionId::from_bits(u128::from_ne_bytes(bits)), wake.clone());
+        let (id, admission) =
+            (ConnectionId::from_bits(u128::from_ne_bytes(bits)), Arc::new(ends.standing.clone()));
+        let link = Link::new(id, wake.clone(), admission);
         let leash = Leash { link, gateway: gateway.clone() };
         let session = gateway.core.open(caller, SessionRequest::default(), &leash.link).await?.session;
         // Where the rings are the answer, nobody views the job: it must not be held back for that.

@@ -209,8 +209,8 @@ impl Door {
         match stop.run_until_cancelled(shaken).await {
             None => {}
             Some(Ok(Ok(stream))) => {
-                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let certificate = shown.and_then(|der| Certificate::read(der)).map(Arc::new);
+                let shown = stream.get_ref().1.peer_certificates();
+                let certificate = shown.and_then(Certificate::read).map(Arc::new);
                 speak(stream, peer, self.peer(certificate), router, settings, stop).await;
             }
             Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "no TLS handshake"),

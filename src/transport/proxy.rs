@@ -3,7 +3,7 @@
 //! `X-Forwarded-For` is read from the right, for each proxy adds the peer it saw; the first address that is no trusted
 //! proxy's is the client's. From anybody else the header means nothing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::http::HeaderMap;
 
@@ -30,6 +30,12 @@ impl Network {
         let most = if matches!(address, IpAddr::V4(_)) { 32 } else { 128 };
         let prefix = prefix.unwrap_or(most);
         (prefix <= most).then_some(Self { address, prefix })
+    }
+
+    /// Whether a loopback address is in it.
+    pub(super) fn holds_loopback(&self) -> bool {
+        let usual = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        self.address.to_canonical().is_loopback() || usual.iter().any(|address| self.contains(*address))
     }
 
     /// Whether the address is in it.

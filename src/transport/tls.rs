@@ -17,6 +17,8 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::auth::Authorities;
+
 /// Largest file of certificates or keys, bytes.
 const MOST: u64 = 1 << 20;
 
@@ -75,11 +77,11 @@ impl Tls {
     }
 }
 
-/// Reads certificate and key and makes sure that they belong together.
+/// Reads certificate and key and makes sure that they belong together; and who vouches for client certificates.
 ///
 /// # Errors
 /// [`TlsFailure`], naming the file.
-pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsFailure> {
+pub fn load(files: &TlsFiles) -> Result<(Arc<ServerConfig>, Option<Authorities>), TlsFailure> {
     let bad = |path: &Path, what: String| TlsFailure::Bad { path: path.to_owned(), what };
     let chain = certificates(&files.cert)?;
     let key_text = read(&files.key, 0o007)?;
@@ -88,20 +90,10 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsFailure> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| bad(&files.cert, e.to_string()))?;
-    let builder = match &files.client_ca {
+    let authorities = files.client_ca.as_deref().map(authorities).transpose()?;
+    let builder = match &authorities {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for root in certificates(path)? {
-                roots.add(root).map_err(|e| bad(path, e.to_string()))?;
-            }
-            let provider = Arc::new(ring::default_provider());
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(|e| bad(path, e.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(Authorities(verifier)) => builder.with_client_cert_verifier(verifier.clone()),
     };
     let mut config = builder
         .with_single_cert(chain, key)
@@ -109,7 +101,19 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsFailure> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A resumed session would skip the certificate's own check of dates.
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), authorities))
+}
+
+fn authorities(path: &Path) -> Result<Authorities, TlsFailure> {
+    let bad = |what: String| TlsFailure::Bad { path: path.to_owned(), what };
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path)? {
+        roots.add(root).map_err(|e| bad(e.to_string()))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let verifier = builder.allow_unauthenticated().build().map_err(|e| bad(e.to_string()))?;
+    Ok(Authorities(verifier))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFailure> {

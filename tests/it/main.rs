@@ -40,6 +40,7 @@ mod policy_tools;
 mod protocol;
 mod read_only_preset;
 mod resuming;
+mod revocation;
 mod script_facts;
 mod secrets;
 mod security;

@@ -26,14 +26,14 @@ fn lines(gateway: &Gateway, word: &str) -> usize {
 }
 
 /// Writes the configuration anew, has it read, and waits until the log says what came of it.
-fn reload(gateway: &Gateway, config: &str, outcome: &str) {
+pub fn reload(gateway: &Gateway, config: &str, outcome: &str) {
     let before = lines(gateway, outcome);
     gateway.reconfigure(config);
     gateway.signal(Signal::SIGHUP);
     eventually(PATIENCE, outcome, || lines(gateway, outcome) > before);
 }
 
-const DONE: &str = "configuration reloaded";
+pub const DONE: &str = "configuration reloaded";
 const REFUSED: &str = "configuration not reloaded";
 
 #[test]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::config::{self, JwtTable, OnExpiryWord, Raw};
 use crate::domain::{Authority, Principal};
 use crate::transport::{
-    self, CertificateName, Credential, Credentials, Jwt, JwtKey, OnExpiry, Roles, TenantOf, TlsFiles,
-    TokenDigest,
+    self, Authorities, CertificateName, Credential, Credentials, Jwt, JwtKey, OnExpiry, Roles, TenantOf,
+    TlsFiles, TokenDigest,
 };
 
 use super::SetupFailure;
@@ -19,7 +19,11 @@ const LEEWAY: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// # Errors
 /// A file of keys that cannot be used.
-pub(super) fn credentials(raw: &Raw, token: Option<&str>) -> Result<Credentials, SetupFailure> {
+pub(super) fn credentials(
+    raw: &Raw,
+    token: Option<&str>,
+    authorities: Option<Authorities>,
+) -> Result<Credentials, SetupFailure> {
     let roles =
         Roles { admin: raw.auth.admin_groups.clone(), tenant_admin: raw.auth.tenant_admin_groups.clone() };
     let mut tokens: Vec<_> = raw
@@ -43,6 +47,7 @@ pub(super) fn credentials(raw: &Raw, token: Option<&str>) -> Result<Credentials,
     Ok(Credentials {
         tokens,
         certificates: certificates.collect(),
+        authorities,
         jwt: raw.auth.jwt.as_ref().map(|table| jwt(table, &roles)).transpose()?,
         on_expiry: match raw.auth.on_expiry {
             OnExpiryWord::End => OnExpiry::End,
@@ -128,14 +133,19 @@ fn told_apart(keys: &[JwtKey], all: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// What TLS is spoken with, and who vouches for client certificates.
+///
 /// # Errors
 /// A certificate or key that cannot be used.
-pub(super) fn tls(raw: &Raw) -> Result<Option<Arc<transport::ServerConfig>>, SetupFailure> {
+pub(super) fn tls(
+    raw: &Raw,
+) -> Result<(Option<Arc<transport::ServerConfig>>, Option<Authorities>), SetupFailure> {
     let table = &raw.server.tls;
     if !table.is_on() {
-        return Ok(None);
+        return Ok((None, None));
     }
     let client_ca = Some(table.client_ca.clone()).filter(|path| !path.as_os_str().is_empty());
     let files = TlsFiles { cert: table.cert.clone(), key: table.key.clone(), client_ca };
-    Ok(Some(transport::load_tls(&files)?))
+    let (config, authorities) = transport::load_tls(&files)?;
+    Ok((Some(config), authorities))
 }

@@ -38,6 +38,26 @@ impl People {
         Ok(people)
     }
 
+    /// Tenants whose jobs the kernel does not tell apart.
+    pub(super) fn shared(&self) -> Vec<String> {
+        let mut tenants: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        for (tenant, identity) in &self.by_tenant {
+            let place = identity.place.and_then(|place| usize::try_from(place).ok());
+            if let Some(person) = place.and_then(|place| self.identities.get(place)) {
+                tenants.entry(person.uid).or_default().push(tenant);
+            }
+        }
+        let shared = tenants.into_iter().filter(|(_, tenants)| tenants.len() > 1);
+        let told = |(uid, tenants): (u32, Vec<&str>)| {
+            format!(
+                "the jobs of the tenants {} run as one user, uid {uid}, who can read and stop what is his; give each an identity of \
+                 its own",
+                tenants.join(", ")
+            )
+        };
+        shared.map(told).collect()
+    }
+
     pub(super) fn root_jobs(&self) -> bool {
         let invoked = self.by_tenant.values().any(|identity| identity.place.is_none());
         (invoked && Uid::effective().is_root()) || self.identities.iter().any(|person| person.uid == 0)

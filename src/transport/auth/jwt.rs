@@ -172,8 +172,21 @@ impl JwtKey {
 pub(super) struct Signed {
     pub(super) principal: Principal,
     pub(super) until: SystemTime,
-    pub(super) key: [u8; 32],
-    pub(super) id: Option<String>,
+    pub(super) proof: Unsigned,
+}
+
+/// What a verified token said, and the key that proved it. Without the signature it is no token, and nobody can use it.
+#[derive(Clone)]
+pub(super) struct Unsigned {
+    /// Header and claims as they were written; with the signature they were no longer than a header field may be.
+    text: Arc<str>,
+    key: [u8; 32],
+}
+
+impl std::fmt::Debug for Unsigned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unsigned").finish_non_exhaustive()
+    }
 }
 
 /// The claims every token must have, each of its one type, and the rest.
@@ -182,7 +195,6 @@ struct Claims {
     exp: u64,
     nbf: u64,
     iss: String,
-    #[expect(dead_code, reason = "its presence and type are what is wanted; the library compares it")]
     aud: Audience,
     jti: Option<String>,
     #[serde(flatten)]
@@ -191,10 +203,18 @@ struct Claims {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "only their type matters here")]
 enum Audience {
     One(String),
     Many(Vec<String>),
+}
+
+impl Audience {
+    fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names,
+        }
+    }
 }
 
 /// A claim as far as it can matter here.
@@ -238,10 +258,11 @@ impl Jwt {
         }
     }
 
-    /// Whether a token of this key and id would still be accepted, but for its time.
-    pub(super) fn stands(&self, key: &[u8; 32], id: Option<&str>) -> bool {
-        self.keys.iter().any(|known| known.fingerprint == *key)
-            && id.is_none_or(|id| !self.revoked.contains(id))
+    /// Whom a token that was verified before would name now, its time aside.
+    pub(super) fn again(&self, proof: &Unsigned) -> Option<Principal> {
+        let header = jsonwebtoken::decode_header(&*proof.text).ok()?;
+        self.key(header.kid.as_deref(), header.alg).filter(|key| key.fingerprint == proof.key)?;
+        self.bearer(&jsonwebtoken::dangerous::insecure_decode_claims(&*proof.text).ok()?).ok()
     }
 
     fn verified(&self, token: &str) -> Result<Signed, &'static str> {
@@ -256,7 +277,15 @@ impl Jwt {
         let data = jsonwebtoken::decode::<Claims>(token, &key.key, &self.validation(key.algorithm)).map_err(
             |_| "its signature, time, issuer or audience is wrong, or a claim is missing or of another type",
         )?;
-        self.signed(&data.claims, key)
+        let (claims, said) = (data.claims, token.rsplit_once('.').map_or("", |(said, _)| said));
+        let ends = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp));
+        let until = ends.and_then(|ends| ends.checked_add(self.leeway)).ok_or("it never ends")?;
+        // The library counts whole seconds, and takes a token in the second in which it ends.
+        if until <= SystemTime::now() {
+            return Err("it has expired");
+        }
+        let proof = Unsigned { text: format!("{said}.").into(), key: key.fingerprint };
+        Ok(Signed { principal: self.bearer(&claims)?, until, proof })
     }
 
     /// The key with the token's id; without an id, the only key there is.
@@ -279,15 +308,13 @@ impl Jwt {
         validation
     }
 
-    fn signed(&self, claims: &Claims, key: &JwtKey) -> Result<Signed, &'static str> {
+    /// All that does not depend on the signature and the time.
+    fn bearer(&self, claims: &Claims) -> Result<Principal, &'static str> {
         if claims.iss != self.issuer || claims.nbf > claims.exp {
             return Err("its issuer is another, or it ends before it begins");
         }
-        let ends = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp));
-        let until = ends.and_then(|ends| ends.checked_add(self.leeway)).ok_or("it never ends")?;
-        // The library counts whole seconds, and takes a token in the second in which it ends.
-        if until <= SystemTime::now() {
-            return Err("it has expired");
+        if !claims.aud.names().iter().any(|name| self.audience.contains(name)) {
+            return Err("its audience is another");
         }
         if claims.jti.as_ref().is_some_and(|id| self.revoked.contains(id)) {
             return Err("it was revoked");
@@ -300,14 +327,13 @@ impl Jwt {
         let subject = text(&self.subject).ok_or("it has no subject")?;
         let groups = self.groups_of(claims)?;
         let shown = |name: &String| Some((name.clone(), claims.others.get(name)?.shown()?));
-        let principal = Principal {
+        Ok(Principal {
             tenant: tenant.into(),
             subject: subject.into(),
             authority: self.roles.authority(&groups),
             groups,
             attributes: self.attributes.iter().filter_map(shown).collect(),
-        };
-        Ok(Signed { principal, until, key: key.fingerprint, id: claims.jti.clone() })
+        })
     }
 
     fn groups_of(&self, claims: &Claims) -> Result<Vec<Arc<str>>, &'static str> {

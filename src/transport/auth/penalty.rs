@@ -1,15 +1,19 @@
 //! What a source pays for wrong credentials: after a few free ones, a silence that doubles up to ten minutes.
 //!
-//! While it lasts nothing from the source is looked at. A source is an IPv4 address or an IPv6 /64, which is what one
+//! While it lasts only this from the source is looked at: what was right from there before (others may share the source, such as
+//! whatever runs on this host), and signed tokens, so many a second of all sources. Neither helps to guess a token from
+//! where nobody used it. A source is an IPv4 address or an IPv6 /64, which is what one
 //! customer of a provider has. The table is bounded; when it is full, the source that was entered first is forgotten,
 //! so that a flood costs memory neither of ours nor of those it came after.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::TokenDigest;
 
 /// Wrong credentials that cost nothing: people mistype, and programs retry.
 const FREE: u32 = 10;
@@ -21,6 +25,10 @@ const LONGEST: Duration = Duration::from_secs(600);
 const FORGIVEN: Duration = Duration::from_secs(1200);
 /// Sources remembered; each is about a hundred bytes.
 const MOST: usize = 65_536;
+/// Pairs of a source and what was right from there that are remembered; each is about a hundred bytes. The oldest goes first.
+const MOST_KNOWN: usize = 16_384;
+/// Signatures verified a second, of all penalised sources together: a few milliseconds of one core.
+const VERIFIED: u32 = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
@@ -53,6 +61,17 @@ struct Record {
 pub(super) struct Penalties {
     // Held for one step, never across an await.
     table: Mutex<Table>,
+    // The same.
+    known: Mutex<Known>,
+}
+
+/// What was right, and from where.
+#[derive(Debug, Default)]
+struct Known {
+    pairs: HashSet<(Source, TokenDigest)>,
+    entered: VecDeque<(Source, TokenDigest)>,
+    /// The second in which signatures are being counted, and how many there were.
+    verified: Option<(Instant, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +106,41 @@ impl Penalties {
         if let Some(beyond) = record.failures.checked_sub(FREE + 1) {
             record.until = now + FIRST.saturating_mul(1 << beyond.min(16)).min(LONGEST);
         }
+    }
+
+    /// This was right from the source.
+    pub(super) fn admitted(&self, address: IpAddr, digest: TokenDigest) {
+        let pair = (Source::of(address), digest);
+        let mut known = self.known();
+        if !known.pairs.insert(pair) {
+            return;
+        }
+        known.entered.push_back(pair);
+        if known.entered.len() > MOST_KNOWN
+            && let Some(first) = known.entered.pop_front()
+        {
+            known.pairs.remove(&first);
+        }
+    }
+
+    /// Whether this was right from the source before.
+    pub(super) fn knows(&self, address: IpAddr, digest: TokenDigest) -> bool {
+        self.known().pairs.contains(&(Source::of(address), digest))
+    }
+
+    /// Whether one more signature from a penalised source may be verified in this second.
+    pub(super) fn may_verify(&self) -> bool {
+        let (now, mut known) = (Instant::now(), self.known());
+        let (since, count) = known
+            .verified
+            .filter(|(since, _)| now.saturating_duration_since(*since) < Duration::from_secs(1))
+            .unwrap_or((now, 0));
+        known.verified = Some((since, count.saturating_add(1)));
+        count < VERIFIED
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -145,6 +199,20 @@ mod tests {
         (1..=u32::try_from(MOST).unwrap()).for_each(|n| penalties.failed(v4(n)));
         let table = penalties.table();
         assert_eq!((table.by_source.len(), table.entered.len()), (MOST, MOST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_and_verified_is_bounded() {
+        let penalties = Penalties::default();
+        let digest = |n: u32| TokenDigest::of(&n.to_string());
+        (0..=u32::try_from(MOST_KNOWN).unwrap()).for_each(|n| penalties.admitted(v4(1), digest(n)));
+        assert!(!penalties.knows(v4(1), digest(0)), "the oldest is forgotten");
+        assert!(penalties.knows(v4(1), digest(1)) && !penalties.knows(v4(2), digest(1)), "another source");
+        let held = |known: &Known| (known.pairs.len(), known.entered.len());
+        assert_eq!(held(&penalties.known()), (MOST_KNOWN, MOST_KNOWN));
+        assert_eq!((0..1000).filter(|_| penalties.may_verify()).count(), VERIFIED as usize);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(penalties.may_verify());
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,7 +36,7 @@ fn access() -> Arc<Access> {
         roles: Roles { admin: vec!["ops".to_owned()], tenant_admin: vec!["leads".to_owned()] },
     };
     let certificates = vec![CertificateName { name: "uri:spiffe://t/ci".to_owned(), principal: principal() }];
-    let credentials = Credentials { tokens, jwt: Some(jwt), certificates, on_expiry: OnExpiry::End };
+    let credentials = Credentials { tokens, jwt: Some(jwt), certificates, ..Credentials::default() };
     Arc::new(Access::new(credentials))
 }
 
@@ -207,6 +207,32 @@ fn a_key_must_say_its_algorithm_and_a_secret_must_be_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_penalty_lets_through_what_was_right_from_there_before_and_what_is_signed_and_no_guess() {
+    let access = access();
+    let tokens =
+        ["used", "unused"].map(|t| Credential { digest: TokenDigest::of(t), principal: principal() });
+    access.replace(Credentials { tokens: tokens.to_vec(), ..Credentials::clone(&access.rules.load()) });
+    assert!(show(&access, &["Bearer used"], None).is_ok());
+    (0..=10).for_each(|_| assert_eq!(show(&access, &["Bearer wrong"], None).unwrap_err(), Unknown::Nobody));
+    let penalised = |shown: &str| matches!(show(&access, &[shown], None), Err(Unknown::Penalised(_)));
+    assert!(penalised("Bearer wrong") && penalised("Bearer unused"), "a guess would be told from no guess");
+    assert!(show(&access, &["Bearer used"], None).is_ok(), "what was right before");
+    let signed = format!("Bearer {}", sign(&header("k1"), &claims()));
+    assert!(show(&access, &[&signed], None).is_ok(), "what is signed");
+    // What a flood of forged ones leaves: what was right before.
+    (0..100).for_each(|n| assert!(penalised(&format!("Bearer a.b.{n}"))));
+    let mut other = claims();
+    other["sub"] = json!("eve");
+    assert!(
+        penalised(&format!("Bearer {}", sign(&header("k1"), &other))),
+        "no more signatures in this second"
+    );
+    assert!(show(&access, &[&signed], None).is_ok() && show(&access, &["Bearer used"], None).is_ok());
+    access.replace(Credentials::default());
+    assert!(penalised("Bearer used") && penalised(&signed), "what is no longer accepted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ticket_is_good_once_and_for_half_a_minute() {
     let access = access();
     let identified = show(&access, &["Bearer right"], None).unwrap();
@@ -245,20 +271,13 @@ async fn a_credential_that_is_revoked_or_expires_is_over_at_once() {
 
 #[test]
 fn a_certificate_is_known_by_a_name_with_its_kind() {
-    let access = access();
-    let with = |name: &str| {
-        let until = SystemTime::now() + Duration::from_secs(60);
-        let certificate = Certificate { names: vec![name.to_owned()], until };
-        let (headers, source) = (HeaderMap::new(), Ipv4Addr::LOCALHOST.into());
-        access
-            .identify(&Shown { headers: &headers, query: None, certificate: Some(&certificate), source })
-            .is_ok()
-    };
+    let rules = Credentials::clone(&access().rules.load());
+    let with = |name: &str| by_name(&rules, &[name.to_owned()]).is_some();
     assert!(with("uri:spiffe://t/ci"));
     for other in ["cn:spiffe://t/ci", "dns:spiffe://t/ci", "cn:uri:spiffe://t/ci", "uri:spiffe://t/ci/x"] {
         assert!(!with(other), "{other}");
     }
-    assert!(Certificate::read(b"no certificate").is_none());
+    assert!(Certificate::read(&[b"no certificate".as_slice().into()]).is_none());
 }
 
 #[test]
@@ -273,12 +292,13 @@ fn a_wrong_token_that_shares_a_prefix_takes_no_longer() {
     // What is compared are digests of fixed length, and each of them whole: no time is taken, only the shape is looked at,
     // because on a shared machine a time of nanoseconds proves nothing.
     for wrong in [&near, &far] {
-        assert!(by_token(&credentials, wrong).is_none());
+        assert!(by_token(&credentials, &TokenDigest::of(wrong), wrong).is_none());
         assert_eq!(TokenDigest::of(wrong).0.len(), 32);
     }
     let time = |token: &str| {
         let since = std::time::Instant::now();
-        (0..20_000).for_each(|_| drop(std::hint::black_box(by_token(&credentials, token))));
+        (0..20_000)
+            .for_each(|_| drop(std::hint::black_box(by_token(&credentials, &TokenDigest::of(token), token))));
         since.elapsed().as_secs_f64()
     };
     let mut ratios: Vec<_> = (0..9).map(|_| time(&near) / time(&far)).collect();
