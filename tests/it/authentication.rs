@@ -204,15 +204,13 @@ fn an_auth_flood_from_one_source_is_penalised_and_others_are_not() {
 #[test]
 fn a_job_that_shows_wrong_tokens_from_this_host_locks_nobody_out() {
     let pki = Pki::make();
-    let gateway =
-        Gateway::with(&(token_table("ada", "acme", &[]) + &token_table("bob", "acme", &[]) + &pki.jwt()));
+    let gateway = Gateway::with(&(token_table("ada", "acme", &[]) + &pki.jwt()));
     run(async {
         drop(with_token(&gateway, "ada").await.unwrap());
         for _ in 0..11 {
             assert_eq!(refused(with_token(&gateway, "wrong").await), 401);
         }
         assert_eq!(refused(with_token(&gateway, "wrong").await), 429);
-        assert_eq!(refused(with_token(&gateway, "bob").await), 429, "a guess that is right is no better off");
         with_token(&gateway, "ada").await.unwrap().call("server.info", json!({})).await.unwrap();
         let token = pki.token("acme", "eve", Duration::from_secs(60), json!({}));
         with_token(&gateway, &token).await.unwrap().call("server.info", json!({})).await.unwrap();
