@@ -99,7 +99,7 @@ fn what_could_serve_nobody_is_refused_with_the_least_that_would_do() {
         ("[limits]\nconnections = 0\n".to_owned(), "limits.connections", "at least 1"),
         ("[limits]\nunauthenticated = 0\n".to_owned(), "limits.unauthenticated", "at least 1"),
         ("[breaker]\nfailures = 0\n".to_owned(), "breaker.failures", "at least 1"),
-        ("[limits]\nmemory = \"10MiB\"\n".to_owned(), "limits.memory", "128MiB"),
+        ("[limits]\nmemory = \"10MiB\"\n".to_owned(), "limits.memory", "24MiB"),
         ("[streams]\nbudget = \"100KiB\"\n".to_owned(), "streams.budget", "939KiB"),
         ("[streams]\nring = \"2MiB\"\n".to_owned(), "streams.ring", "streams.ring_max = 1MiB"),
         ("[tenant.a.limits]\nconnections = 1025\n".to_owned(), "tenant.a.limits.connections", "1024"),
@@ -190,7 +190,7 @@ fn a_good_configuration_is_called_good() {
     for toml in [
         "",
         "[limits]\njobs = 3\n",
-        "[limits]\nping = \"100ms\"\nheader_bytes = \"8KiB\"\nheaders = 20\nconnections = 1\nmessage = \"1KiB\"\nmemory = \"128MiB\"\n",
+        "[limits]\nping = \"100ms\"\nheader_bytes = \"8KiB\"\nheaders = 20\nconnections = 1\nmessage = \"1KiB\"\nmemory = \"24MiB\"\n",
         "[streams]\nbudget = \"939KiB\"\n",
         "[server]\nhosts = [\"gate.example\", \"127.0.0.1\", \"[2001:db8::1]\", \"my_host\"]\n\
          origins = [\"https://x.example\", \"http://[::1]:8080\", \"vscode-webview://1qhkf\"]\n",

@@ -184,7 +184,7 @@ fn memory_pressure_refuses_sessions_then_connections_and_running_sessions_live()
         let session = client.call("session.open", json!({})).await.unwrap()["session"].clone();
         let at =
             |percent: u64| format!("[limits]\nmemory = \"{}B\"\n", proc::rss(gateway.pid()) * 100 / percent);
-        reload(&gateway, &at(300), DONE);
+        reload(&gateway, &at(130), DONE);
         until("new sessions and connections are refused", || async {
             refused(Client::with(&gateway, &[]).await) == 503
         })

@@ -22,8 +22,8 @@ const LEAST_HEADER_BYTES: Size = Size(8 << 10);
 /// Fewest headers: a browser's own, which come with every request of its.
 const LEAST_HEADERS: usize = 20;
 
-/// Least memory to be held below: what the gateway has resident when it has started, with the policies' pool, and as much again.
-const LEAST_MEMORY: Size = Size(128 << 20);
+/// Least memory to be held below: the gateway has more than this resident before anybody has come.
+const LEAST_MEMORY: Size = Size(24 << 20);
 
 /// Claims that are read for what they are, and are not there for anything else.
 const REGISTERED: [&str; 5] = ["exp", "nbf", "iss", "aud", "jti"];
