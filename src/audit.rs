@@ -106,7 +106,7 @@ pub enum AuditRefused {
     #[error("the decision log cannot take another line")]
     Full,
     /// The tenant's lines wait, and would take the room of others.
-    #[error("the tenant's decisions come faster than they can be logged")]
+    #[error("the tenant's decisions come faster than they can be logged; try again when some are written")]
     Backlog,
     /// The tenant wrote its share of this minute.
     #[error("the tenant's share of the decision log is used up for this minute")]

@@ -80,7 +80,8 @@ impl Entry {
             Asked::Command(request, _) => {
                 let command = &request.resolved.command;
                 let argv = command.argv.iter().map(String::len).sum::<usize>();
-                argv + pairs(&command.env) + pairs(&request.labels)
+                let cwd = command.cwd.as_ref().map_or(0, String::len);
+                argv + cwd + pairs(&command.env) + pairs(&request.labels)
             }
             Asked::Session(request, _) => pairs(&request.labels),
             Asked::Call(call) => call.program.as_ref().map_or(0, String::len),

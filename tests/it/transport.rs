@@ -380,25 +380,6 @@ fn a_known_peer_that_reads_no_page_is_let_go_when_it_has_stalled() {
 }
 
 #[test]
-fn the_longest_time_there_is_is_as_good_as_never() {
-    let ever = "3649days";
-    let gateway = Gateway::with(&format!(
-        "[limits]\nping = \"{ever}\"\ndead_after = \"3650days\"\n[streams]\nstall = \"{ever}\"\n"
-    ));
-    run(async {
-        let mut client = Client::connect(&gateway).await;
-        let job = client.start(&["echo", "well"]).await;
-        assert_eq!(client.output(&job, "stdout").await, b"well\n");
-        let pages = "GET /v1/openrpc.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
-        let mut slow = TcpStream::connect(gateway.address()).await.unwrap();
-        let _ = timeout(std::time::Duration::from_millis(50), slow.write_all(pages.as_bytes())).await;
-        assert_eq!(get(&gateway, "/livez").await.0, 200);
-        let (_, metrics) = get(&gateway, "/metrics").await;
-        assert!(metrics.contains("execgate_task_panics_total 0"), "{metrics}");
-    });
-}
-
-#[test]
 fn peers_that_nobody_shows_himself_on_never_fill_the_server() {
     let gateway = Gateway::with("[limits]\nconnections = 4\nfirst_byte = \"10m\"\nheader_time = \"10m\"\n");
     run(async {
