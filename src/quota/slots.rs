@@ -93,14 +93,6 @@ impl Slots {
         Ok(Slot { counts: self.counts.clone(), places, what, granted: false })
     }
 
-    /// Whether [`Self::claim`] would be refused now; nothing is taken.
-    ///
-    /// # Errors
-    /// The first claim that allows no more.
-    pub fn look(&self, holder: &Holder, what: Counted, claims: &[Claim]) -> Result<(), LimitExceeded> {
-        check(&lock(&self.counts), &places(holder), what, claims, |count| count.held)
-    }
-
     /// Sessions and jobs that hold a slot on the server.
     pub fn held(&self) -> (u32, u32) {
         let counts = lock(&self.counts);

@@ -1,16 +1,19 @@
 //! How much there may be, per server and per tenant: looked at anew for every call, so that a reload can change it while
-//! sessions and jobs go on. And the cheap look that turns an overload away before anything is made for it.
+//! sessions and jobs go on. And the slot of a start, which is taken before anything is made
+//! for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::audit::RefusedBy;
 use crate::domain::{Claim, Counted, Failure, JobLimits, Principal, Scope};
-use crate::quota::LimitExceeded;
+use crate::quota::Slot;
 
 use super::core::holder;
+use super::review::Caller;
+use super::start::{Asked, JobRequest};
 use super::task::Card;
-use super::{Core, Session};
+use super::{Core, Job, Link, Session};
 
 /// The operator's ceilings. What is beyond them is refused; nothing that runs is ended when they are lowered.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -73,21 +76,46 @@ impl Ceilings {
 }
 
 impl Core {
-    /// Whether a start in the session has a chance now. Under overload most have none, and what is made for a start — its
-    /// task, its cell, its place in the session's mailbox — costs more than all else of a refusal. Nothing is taken, so
-    /// what passes may still be refused.
+    /// Starts a job in the session, reviewed as what the caller is now; only the owning connection may.
+    ///
+    /// Under overload most starts have no chance, and what is made for one — its task, its cell, its place in the session's
+    /// mailbox — costs more than all else of a refusal, so its slot is taken before. A repeat under a key must find what
+    /// it asks for, however full the server is.
     ///
     /// # Errors
-    /// What the start would answer: draining, an open breaker, no slot, too many of the tenant's waiting.
-    pub fn has_room_for_job(&self, session: &Session) -> Result<(), Failure> {
+    /// Whatever refuses or breaks the start.
+    pub async fn start_job(
+        &self,
+        session: &Session,
+        request: JobRequest,
+        caller: &Caller,
+        link: &Arc<Link>,
+    ) -> Result<Arc<Job>, Failure> {
+        let slot = match &request.key {
+            None => Some(self.slot_at_once(session, &caller.principal)?),
+            Some(_) => None,
+        };
+        session.start(Asked { request, slot, caller: caller.clone(), asker: link.id() }).await
+    }
+
+    fn slot_at_once(&self, session: &Session, principal: &Principal) -> Result<Slot, Failure> {
         self.admitting()?;
         self.rooms.breaker.look()?;
         self.rooms.audit_breaker.look()?;
-        let owner = &session.card.owner;
-        let claims = self.ceilings.load().job_claims(owner, &session.card);
-        let room = self.rooms.slots.look(&holder(owner, Some(session.card.id)), Counted::Jobs, &claims);
-        room.inspect_err(|_: &LimitExceeded| self.rooms.audit.refused(owner, RefusedBy::Slots))?;
-        Ok(self.rooms.turns.look(&owner.tenant)?)
+        self.rooms.turns.look(&principal.tenant)?;
+        self.start_slot(principal, &session.card)
+    }
+
+    /// A place for one more job of the session; where there is none, the decision log is told.
+    pub(super) fn start_slot(&self, principal: &Principal, session: &Card) -> Result<Slot, Failure> {
+        self.job_slot(principal, session)
+            .inspect_err(|_| self.rooms.audit.refused(principal, RefusedBy::Slots))
+    }
+
+    /// A place for one more job of the session.
+    pub(super) fn job_slot(&self, principal: &Principal, session: &Card) -> Result<Slot, Failure> {
+        let claims = self.ceilings.load().job_claims(principal, session);
+        Ok(self.rooms.slots.claim(&holder(principal, Some(session.id)), Counted::Jobs, &claims)?)
     }
 }
 

@@ -46,7 +46,7 @@ impl Core {
         let principal = &caller.principal;
         self.admitting()?;
         // A leader is forked to find the facts: that counts as a job for as long as it lives.
-        let _slot = start::slot(self, principal, &session.card)?;
+        let _slot = self.job_slot(principal, &session.card)?;
         let _turn = self.rooms.turns.take(&principal.tenant).await?;
         self.rooms.breaker.admit()?;
         let identity = self.settings.identity(principal).ok_or(Failure::NotFound("identity"))?;

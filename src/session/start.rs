@@ -84,6 +84,9 @@ impl JobRequest {
 /// What is to be started, for whom, and on which connection.
 pub(super) struct Asked {
     pub(super) request: JobRequest,
+    /// Where it was taken already.
+    pub(super) slot: Option<Slot>,
+    /// The owner of the session, but perhaps with a credential that gives less than the opener's.
     pub(super) caller: Caller,
     pub(super) asker: ConnectionId,
 }
@@ -96,13 +99,13 @@ pub(super) async fn job(
     mut state: watch::Receiver<SessionState>,
     outcome: watch::Sender<Option<Result<Arc<Job>, Failure>>>,
 ) -> u32 {
-    let Asked { request, caller, asker } = asked;
+    let Asked { request, slot, caller, asker } = asked;
     let begun = Instant::now();
     let start = Start { core: &core, session: &session, caller: &caller, request };
     let cleared = tokio::select! {
         biased;
         _ = state.wait_for(|s| !s.is_open()) => Err(Failure::NotFound("session")),
-        cleared = start.clear() => cleared,
+        cleared = start.clear(slot) => cleared,
     };
     let started = match cleared {
         Ok(cleared) => start.release(cleared).await,
@@ -164,11 +167,13 @@ struct Released {
 }
 
 impl Start<'_> {
-    async fn clear(&self) -> Result<Ready, Failure> {
+    async fn clear(&self, slot: Option<Slot>) -> Result<Ready, Failure> {
         self.core.admitting()?;
         let ring_bytes = self.ring_bytes()?;
-        let mut slot =
-            slot(self.core, &self.caller.principal, self.session).inspect_err(|_| self.no_slot())?;
+        let mut slot = match slot {
+            Some(slot) => slot,
+            None => self.core.start_slot(&self.caller.principal, self.session)?,
+        };
         let share = self.share(ring_bytes)?;
         let turn = self.core.rooms.turns.take(&self.caller.principal.tenant).await?;
         self.core.rooms.audit_breaker.admit()?;
@@ -189,7 +194,8 @@ impl Start<'_> {
             labels: review::labels(&self.session.labels, &self.request.labels),
         };
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
-        slot.grant(&cleared.terms().claims).inspect_err(|_| self.no_slot())?;
+        let granted = slot.grant(&cleared.terms().claims);
+        granted.inspect_err(|_| self.core.rooms.audit.refused(&self.caller.principal, RefusedBy::Slots))?;
         Ok(Ready { id, cleared, prepared, slot, share, turn })
     }
 
@@ -202,10 +208,6 @@ impl Start<'_> {
             limit: "bytes of the streams of the tenant's jobs (its part of streams.budget)".to_owned(),
             value: spent.most,
         })
-    }
-
-    fn no_slot(&self) {
-        self.core.rooms.audit.refused(&self.caller.principal, RefusedBy::Slots);
     }
 
     fn ring_bytes(&self) -> Result<u32, Failure> {
@@ -274,12 +276,6 @@ impl Start<'_> {
         };
         Ok(Released { job: Arc::new(job), pumps: streams.pumps, slot, limits })
     }
-}
-
-/// A place for one more job of the session.
-pub(super) fn slot(core: &Core, principal: &Principal, session: &Card) -> Result<Slot, Failure> {
-    let claims = core.ceilings.load().job_claims(principal, session);
-    Ok(core.rooms.slots.claim(&holder(principal, Some(session.id)), Counted::Jobs, &claims)?)
 }
 
 /// Has the warden fork a leader that looks at the command and waits at the gate.

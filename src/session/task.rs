@@ -17,8 +17,7 @@ use crate::domain::{
 };
 use crate::quota::Slot;
 
-use super::review::Caller;
-use super::start::{self, JobRequest, StartCell};
+use super::start::{self, Asked, StartCell};
 use super::{Admission, Core, Ending, Job, Link, News};
 
 /// Requests waiting for one session: each connection has a bounded number outstanding, so this is never full for
@@ -92,10 +91,7 @@ pub struct SessionClosed {
 #[derive(Debug)]
 enum Request {
     Start {
-        request: Box<JobRequest>,
-        /// Who asks: the owner of the session, but perhaps with a credential that gives less than the opener's.
-        caller: Caller,
-        link: Arc<Link>,
+        asked: Box<Asked>,
         /// Of the request that asks, so that every line about the job names it.
         span: Span,
         reply: oneshot::Sender<Result<StartCell, Failure>>,
@@ -124,20 +120,11 @@ impl Session {
         *self.state.borrow()
     }
 
-    /// Starts a job, reviewed as what the caller is now; only the owning connection may.
-    ///
-    /// # Errors
-    /// Whatever refuses or breaks the start.
-    pub async fn start(
-        &self,
-        request: JobRequest,
-        caller: &Caller,
-        link: &Arc<Link>,
-    ) -> Result<Arc<Job>, Failure> {
+    /// Starts a job; [`Core::start_job`] is the way to it.
+    pub(super) async fn start(&self, asked: Asked) -> Result<Arc<Job>, Failure> {
         let (reply, answer) = oneshot::channel();
-        let (request, caller, link, span) =
-            (Box::new(request), caller.clone(), link.clone(), Span::current());
-        self.send(Request::Start { request, caller, link, span, reply }).await?;
+        let (asked, span) = (Box::new(asked), Span::current());
+        self.send(Request::Start { asked, span, reply }).await?;
         let mut cell = answer.await.map_err(|_| Failure::NotFound("session"))??;
         let outcome = cell.wait_for(Option::is_some).await;
         match outcome.as_deref() {
@@ -268,9 +255,9 @@ impl Task {
             self.last_request = Instant::now();
         }
         match request {
-            Request::Start { request, caller, link, span, reply } => {
+            Request::Start { asked, span, reply } => {
                 // Nobody waits for the answer of a caller that is gone.
-                let _ = reply.send(self.start(*request, caller, &link, span));
+                let _ = reply.send(self.start(*asked, span));
             }
             Request::Attach { link, takeover, reply } => {
                 let _ = reply.send(self.attach(link, takeover));
@@ -294,25 +281,19 @@ impl Task {
         }
     }
 
-    fn start(
-        &mut self,
-        request: JobRequest,
-        caller: Caller,
-        link: &Arc<Link>,
-        span: Span,
-    ) -> Result<StartCell, Failure> {
+    fn start(&mut self, asked: Asked, span: Span) -> Result<StartCell, Failure> {
         if self.closing.is_some() {
             return Err(Failure::NotFound("session"));
         }
-        if !self.is_owner(link) {
+        if !self.is_owner(asked.asker) {
             return Err(Failure::Conflict(
                 "another connection owns the session; take it over first".to_owned(),
             ));
         }
-        let Some(key) = request.key.clone() else {
-            return Ok(self.begin(request, caller, link.id(), span));
+        let Some(key) = asked.request.key.clone() else {
+            return Ok(self.begin(asked, span));
         };
-        let digest = request.digest();
+        let digest = asked.request.digest();
         if let Some((earlier, cell)) = self.starts.get(&key)
             && !matches!(&*cell.borrow(), Some(Err(_)))
         {
@@ -322,14 +303,13 @@ impl Task {
             };
         }
         self.forget_dead_keys();
-        let cell = self.begin(request, caller, link.id(), span);
+        let cell = self.begin(asked, span);
         self.starts.insert(key, (digest, cell.clone()));
         Ok(cell)
     }
 
-    fn begin(&mut self, request: JobRequest, caller: Caller, asker: ConnectionId, span: Span) -> StartCell {
+    fn begin(&mut self, asked: Asked, span: Span) -> StartCell {
         let (outcome, cell) = watch::channel(None);
-        let asked = start::Asked { request, caller, asker };
         let job = start::job(self.core.clone(), self.card.clone(), asked, self.state.subscribe(), outcome);
         self.jobs.spawn(self.core.tracker.track_future(job.instrument(span)));
         self.publish();
@@ -378,7 +358,7 @@ impl Task {
     }
 
     fn disconnect(&mut self, link: &Arc<Link>) {
-        if !self.is_owner(link) {
+        if !self.is_owner(link.id()) {
             return;
         }
         match self.card.detach {
@@ -465,8 +445,8 @@ impl Task {
         tracing::info!(session = %self.card.id, reason = closing.word, jobs = closing.ended, survivors, "session closed");
     }
 
-    fn is_owner(&self, link: &Arc<Link>) -> bool {
-        matches!(&self.tenure, Tenure::Attached(owner) if owner.id() == link.id())
+    fn is_owner(&self, connection: ConnectionId) -> bool {
+        matches!(&self.tenure, Tenure::Attached(owner) if owner.id() == connection)
     }
 
     fn alive(&self) -> u32 {

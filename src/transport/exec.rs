@@ -129,7 +129,7 @@ impl Execution {
         let session = gateway.core.open(caller, SessionRequest::default(), &leash.link).await?.session;
         // Where the rings are the answer, nobody views the job: it must not be held back for that.
         let request = JobRequest { view: manner == Manner::Lines, ..jobs::request(exec.start) };
-        let job = session.start(request, caller, &leash.link).await?;
+        let job = gateway.core.start_job(&session, request, caller, &leash.link).await?;
         if let Some(stdin) = &job.stdin {
             gateway.tracker.spawn(feed(stdin.clone(), exec.stdin));
         }

@@ -19,12 +19,8 @@ const MAX_LIST: usize = 1000;
 
 pub(super) async fn start(on: &Connection, start: JobStart) -> Result<Outcome, Failure> {
     let session = sessions::named_or_default(on, start.session).await?;
-    // A repeat under a key must find what it asks for, however full the server is.
-    if start.key.is_none() {
-        on.core.has_room_for_job(&session)?;
-    }
     let (view, window) = (start.view, start.window);
-    let job = session.start(request(start), &on.caller, &on.link).await?;
+    let job = on.core.start_job(&session, request(start), &on.caller, &on.link).await?;
     let id = job.card.id;
     let (channel, held) =
         if view { (Some(first_viewer(on, &job, window)?), true) } else { (None, on.mute(job.clone(), 1)) };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::http::Exchange;
@@ -195,6 +196,28 @@ fn an_expired_credential_ends_an_execution_that_goes_on_printing_whether_or_not_
             }
             eventually(PATIENCE, "the job is gone", || gateway.survivors().is_empty());
         }
+    });
+}
+
+#[test]
+fn whoever_reads_what_a_job_goes_on_printing_is_told_of_the_drain_within_it() {
+    let gateway = Gateway::with("[drain]\ngrace = \"1h\"\n");
+    run(async {
+        let mut exchange = exec(&gateway, json!({"argv": ["yes"]})).await;
+        assert_eq!(exchange.status, 200);
+        exchange.line().await.unwrap();
+        gateway.signal(Signal::SIGTERM);
+        let told = async {
+            loop {
+                let line = exchange.line().await.expect("the job goes on");
+                if line["method"] == "server.draining" {
+                    break line;
+                }
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, told).await.expect("nothing but output");
+        assert!(told["params"]["deadline_ms"].as_u64().unwrap() > 3_500_000, "{told}");
+        assert_eq!(exchange.line().await.unwrap()["method"], "job.output", "the job was to have its grace");
     });
 }
 
