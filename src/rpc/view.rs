@@ -133,6 +133,8 @@ pub struct JobView<'a> {
     pub owner: &'a Principal,
     /// What it runs.
     pub argv: &'a [String],
+    /// Not all of it.
+    pub argv_cut: bool,
     /// The client's labels.
     pub labels: &'a BTreeMap<String, String>,
     /// The leader's process id.
@@ -181,15 +183,14 @@ impl JobView<'_> {
             (None, None, Some(_)) => "paused",
             (None, None, None) => "running",
         };
-        let (argv, whole) = shown_argv(self.argv);
         let mut value = json!({
             "job": self.id.to_string(), "session": self.session.to_string(), "tenant": &*self.owner.tenant,
-            "subject": &*self.owner.subject, "argv": argv, "labels": self.labels, "pid": self.pid,
+            "subject": &*self.owner.subject, "argv": self.argv, "labels": self.labels, "pid": self.pid,
             "started_at": unix_ms(self.started_at), "decision": self.decision.to_string(), "state": state,
             "streams": self.streams_value(),
         });
         if let Value::Object(map) = &mut value {
-            if !whole {
+            if self.argv_cut {
                 map.insert("argv_cut".to_owned(), true.into());
             }
             if let Some((status, reason)) = self.exited {
@@ -213,23 +214,6 @@ impl JobView<'_> {
     }
 }
 
-/// The arguments as they are shown: at most 4 KiB of them, and whether that is all.
-fn shown_argv(argv: &[String]) -> (Vec<&str>, bool) {
-    /// Bytes shown: enough for people; the decision log has the rest.
-    const MOST: usize = 4096;
-    let mut room = MOST;
-    let mut shown = Vec::new();
-    for argument in argv {
-        let part = argument.split_at(argument.floor_char_boundary(room)).0;
-        shown.push(part);
-        if part.len() < argument.len() {
-            return (shown, false);
-        }
-        room -= part.len();
-    }
-    (shown, true)
-}
-
 /// Adds the last bytes of each stream to a job's status.
 #[must_use]
 pub fn with_tails(mut status: Value, tails: &[(StreamName, Vec<u8>)]) -> Value {
@@ -245,30 +229,32 @@ pub fn with_tails(mut status: Value, tails: &[(StreamName, Vec<u8>)]) -> Value {
 /// Most bytes of the items of a list: an answer must fit into a socket's write buffer, whatever its items hold.
 const MAX_LIST_BYTES: usize = 1 << 20;
 
+/// Most items of a list.
+const MAX_LIST: usize = 1000;
+
 /// A list under its name, oldest first. Where it is too long the oldest are left out, and `omitted` says how many.
-pub fn list(name: &str, mut items: Vec<Value>) -> Value {
-    let omitted = too_many(&items);
-    items.drain(..omitted);
-    let mut map = Map::from_iter([(name.to_owned(), Value::Array(items))]);
+pub fn list(name: &str, items: impl DoubleEndedIterator<Item = Value> + ExactSizeIterator) -> Value {
+    let (all, mut room) = (items.len(), MAX_LIST_BYTES);
+    let fits = |item: &Value| {
+        let left = room.checked_sub(item.to_string().len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let mut newest: Vec<_> = items.rev().take(MAX_LIST).take_while(fits).collect();
+    newest.reverse();
+    let omitted = all - newest.len();
+    let mut map = Map::from_iter([(name.to_owned(), Value::Array(newest))]);
     if omitted > 0 {
         map.insert("omitted".to_owned(), omitted.into());
     }
     Value::Object(map)
 }
 
-/// How many items from the front on do not fit.
-fn too_many(items: &[Value]) -> usize {
-    let mut room = MAX_LIST_BYTES;
-    let fits = |item: &&Value| {
-        let left = room.checked_sub(item.to_string().len());
-        room = left.unwrap_or(0);
-        left.is_some()
-    };
-    items.len() - items.iter().rev().take_while(fits).count()
-}
-
 /// The answer to `session.attach`.
-pub fn session_attached(session: SessionId, jobs: Vec<Value>) -> Value {
+pub fn session_attached(
+    session: SessionId,
+    jobs: impl DoubleEndedIterator<Item = Value> + ExactSizeIterator,
+) -> Value {
     let mut value = list("jobs", jobs);
     if let Value::Object(map) = &mut value {
         map.insert("session".to_owned(), session.to_string().into());
@@ -405,4 +391,21 @@ fn ballot(ballot: &Ballot<Permission>) -> Value {
     json!({
         "policy": &*ballot.policy, "mode": mode_word(ballot.mode), "verdict": verdict, "rules": rules, "message": message, "took_us": us,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_too_long_leaves_the_oldest_out_and_says_how_many() {
+        let numbers = (0..1200).map(Value::from).collect::<Vec<_>>();
+        let shown = list("numbers", numbers.into_iter());
+        let items = shown["numbers"].as_array().unwrap();
+        assert_eq!((items.len(), items.last()), (MAX_LIST, Some(&Value::from(1199))));
+        assert_eq!(shown["omitted"], 200);
+        let long = "x".repeat(MAX_LIST_BYTES / 2 - 10);
+        let shown = list("texts", vec![Value::from("first"), long.clone().into(), long.into()].into_iter());
+        assert_eq!((shown["texts"].as_array().unwrap().len(), &shown["omitted"]), (2, &Value::from(1)));
+    }
 }

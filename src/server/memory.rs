@@ -23,6 +23,8 @@ const NO_SESSIONS: u64 = 92;
 const NO_CONNECTIONS: u64 = 95;
 /// An idle session: its task, its entries in tables, its connection's tasks.
 const SESSION: u64 = 32 << 10;
+/// An ended job besides its tails: the beginning of its command, its labels, its entries in tables.
+const ENDED: u64 = 16 << 10;
 /// Buffers of a connection besides one message: reading, writing, TLS.
 const BUFFERS: u64 = 8 << 10 | 256 << 10;
 
@@ -40,8 +42,7 @@ pub(super) fn allowed(setup: &Setup) -> u64 {
     let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let connection = number(transport.max_message).saturating_add(BUFFERS);
     // Two streams, each with its tail.
-    let ended =
-        u64::from(session.streams.tail_bytes).saturating_mul(2).saturating_mul(number(session.kept.most));
+    let ended = u64::from(session.streams.tail_bytes).saturating_mul(2).saturating_add(ENDED);
     let guests = setup.policy.policies.iter().map(|policy| policy.memory).max().unwrap_or_default();
     [
         session.streams.budget,
@@ -49,7 +50,7 @@ pub(super) fn allowed(setup: &Setup) -> u64 {
         SESSION.saturating_mul(setup.ceilings.sessions.into()),
         guests.saturating_mul(number(setup.policy.pool)),
         number(audit::MAX_WAITING),
-        ended,
+        ended.saturating_mul(number(session.kept.most)),
     ]
     .into_iter()
     .fold(0, u64::saturating_add)

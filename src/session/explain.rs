@@ -1,13 +1,18 @@
 //! What would be decided about a command, without running or charging anything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::domain::{CallMethod, Charge, Failure, JobId, Resolved};
+use crate::domain::{
+    CallMethod, Charge, DecisionId, Failure, JobId, Principal, Resolved, SessionGrant, SessionId,
+};
 use crate::verdict::{self, Ballot, Folded, Permission, Refusal, Terms};
 
 use super::core::random_bits;
 use super::environment::{self, Asked};
 use super::review::{self, Caller, Case, Hearing};
+use super::task::Card;
 use super::{Core, JobRequest, Session, start};
 
 /// One review of the command.
@@ -33,23 +38,28 @@ pub struct Explanation {
 }
 
 impl Core {
-    /// Explains what would be decided about the command in the session.
+    /// Explains what would be decided about the command in the session; without one, in a session that was granted all it
+    /// could be, and that nobody opens.
     ///
     /// # Errors
     /// What a start would answer before policy is asked.
     pub async fn explain(
         self: &Arc<Self>,
         caller: &Caller,
-        session: &Session,
+        session: Option<&Session>,
         request: &JobRequest,
     ) -> Result<Explanation, Failure> {
         let principal = &caller.principal;
         self.admitting()?;
+        let session = match session {
+            Some(session) => session.card.clone(),
+            None => Card::of_nobody(principal)?,
+        };
         // A leader is forked to find the facts: that counts as a job for as long as it lives.
-        let _slot = self.job_slot(principal, &session.card)?;
+        let _slot = self.job_slot(principal, &session)?;
         let _turn = self.rooms.turns.take(&principal.tenant).await?;
-        self.rooms.breaker.admit()?;
-        let identity = self.settings.identity(principal).ok_or(Failure::NotFound("identity"))?;
+        self.rooms.breaker.look()?;
+        let identity = self.settings.identity(principal).ok_or_else(start::no_identity)?;
         let asked = Asked {
             argv: request.argv.clone(),
             cwd: request.cwd.clone(),
@@ -61,18 +71,33 @@ impl Core {
         let hearing = Hearing::begin(self)?;
         let call = hearing.call(caller, CallMethod::JobStart, Some(command.program()));
         let charges = hearing.policies.charges(Arc::new(call)).await;
-        let prepared = start::prepare(self, principal, session.card.id, id, &command).await?;
+        let prepared = start::prepare(self, principal, session.id, id, &command).await?;
         let resolved = review::resolve(command, &prepared).await?;
         drop(prepared);
         let case = Case {
             core: self,
             caller,
-            session: session.card.id,
+            session: session.id,
             job: id,
-            labels: review::labels(&session.card.labels, &request.labels),
+            labels: review::labels(&session.labels, &request.labels),
             hearing,
         };
         case.explain(resolved, charges).await
+    }
+}
+
+impl Card {
+    fn of_nobody(owner: &Arc<Principal>) -> Result<Self, Failure> {
+        Ok(Self {
+            id: SessionId::from_bits(random_bits()?),
+            owner: owner.clone(),
+            labels: BTreeMap::new(),
+            grant: SessionGrant::default(),
+            job_claims: Vec::new(),
+            detach: None,
+            opened_at: SystemTime::now(),
+            decision: DecisionId::from_bits(0),
+        })
     }
 }
 

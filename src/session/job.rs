@@ -87,6 +87,34 @@ pub struct Stopped {
     pub elapsed: Duration,
 }
 
+/// The beginning of a command, for people to see: an ended job is kept for minutes, and the decision log has the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Program and arguments, the last of them perhaps cut.
+    pub argv: Vec<String>,
+    /// That is all of it.
+    pub is_whole: bool,
+}
+
+impl Excerpt {
+    /// Most bytes in memory.
+    const MOST: usize = 4096;
+
+    pub(super) fn of(argv: &[String]) -> Self {
+        let (mut room, mut shown) = (Self::MOST, Vec::new());
+        for argument in argv {
+            let part = argument.split_at(argument.floor_char_boundary(room)).0;
+            shown.push(part.to_owned());
+            let left = room.checked_sub(part.len() + size_of::<String>());
+            let Some(left) = left.filter(|_| part.len() == argument.len()) else {
+                return Self { argv: shown, is_whole: false };
+            };
+            room = left;
+        }
+        Self { argv: shown, is_whole: true }
+    }
+}
+
 /// What is fixed about a started job.
 #[derive(Debug, Clone)]
 pub struct Card {
@@ -97,7 +125,7 @@ pub struct Card {
     /// Whose it is.
     pub owner: Arc<Principal>,
     /// What it runs, as reviewed.
-    pub argv: Vec<String>,
+    pub argv: Excerpt,
     /// The client's labels.
     pub labels: BTreeMap<String, String>,
     /// The leader's process id.

@@ -61,6 +61,11 @@ impl Link {
         self.id
     }
 
+    /// What is notified when there is something for the connection.
+    pub(super) const fn wake(&self) -> &Arc<Notify> {
+        &self.wake
+    }
+
     /// Takes all news so far, oldest first.
     pub fn take_news(&self) -> Vec<News> {
         std::mem::take(&mut self.desk().news)
@@ -89,7 +94,13 @@ impl Link {
 
     /// Whether the connection owns the session.
     pub fn owns(&self, session: SessionId) -> bool {
-        self.desk().owned.iter().any(|s| s.card.id == session)
+        self.while_owning(session, |owns| owns)
+    }
+
+    /// Acts on whether the connection owns the session, which does not change meanwhile.
+    pub fn while_owning<T>(&self, session: SessionId, act: impl FnOnce(bool) -> T) -> T {
+        let desk = self.desk();
+        act(desk.owned.iter().any(|s| s.card.id == session))
     }
 
     /// Notes that the connection owns the session; false when the connection is gone.

@@ -63,10 +63,10 @@ impl OpenKeys {
     }
 }
 
-/// Whether a repeat under the key is answered by this opening: it succeeded or is still under way.
+/// Whether a repeat under the key is answered by this opening: it is under way, or its session is open still.
 fn is_of_use(cell: &OpenCell) -> bool {
     match &*cell.borrow() {
-        Some(outcome) => outcome.is_ok(),
+        Some(outcome) => outcome.as_ref().is_ok_and(|session| session.state().is_open()),
         None => cell.has_changed().is_ok(),
     }
 }

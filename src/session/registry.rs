@@ -92,15 +92,12 @@ impl Registry {
         found.filter(|j| reaches(caller, &j.card.owner, reach)).ok_or(Failure::NotFound("job"))
     }
 
-    /// Every session the caller may see.
+    /// Every session the caller may see, oldest first.
     pub fn sessions(&self, caller: &Principal) -> Vec<Arc<Session>> {
-        let tables = self.tables();
-        tables
-            .sessions
-            .values()
-            .filter(|s| reaches(caller, &s.card.owner, Reach::Administer))
-            .cloned()
-            .collect()
+        let seen = |s: &&Arc<Session>| reaches(caller, &s.card.owner, Reach::Administer);
+        let mut sessions: Vec<_> = self.tables().sessions.values().filter(seen).cloned().collect();
+        sessions.sort_by_key(|session| session.card.opened_at);
+        sessions
     }
 
     /// Every job the caller may see, ended ones included, oldest first.
@@ -125,17 +122,6 @@ impl Registry {
         loop {
             let ended = self.ended.notified();
             if self.running().is_empty() {
-                return;
-            }
-            ended.await;
-        }
-    }
-
-    /// Completes when no session is left.
-    pub async fn no_session(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.every_session().is_empty() {
                 return;
             }
             ended.await;

@@ -14,17 +14,17 @@ use tokio::time::Instant;
 
 use crate::audit::RefusedBy;
 use crate::domain::{
-    CallMethod, Command, ConnectionId, Counted, Failure, JobId, JobLimits, Principal, Resolved, SessionId,
-    SpawnStage, Terminal, Whose,
+    CallMethod, Command, ConnectionId, Failure, JobId, JobLimits, Principal, Resolved, SessionId, SpawnStage,
+    Terminal, Whose,
 };
 use crate::quota::{Slot, Turn};
 use crate::stream::{Overflow, Share};
 use crate::verdict::Cleared;
 use crate::warden::{Prepare, Prepared, SpawnFailure};
 
-use super::core::{holder, random_bits};
+use super::core::random_bits;
 use super::environment;
-use super::job::Card as JobCard;
+use super::job::{Card as JobCard, Excerpt};
 use super::review::{self, Caller, Case, Hearing};
 use super::run;
 use super::streams::{self, Keeping, Pumps};
@@ -82,6 +82,7 @@ impl JobRequest {
 }
 
 /// What is to be started, for whom, and on which connection.
+#[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: JobRequest,
     /// Where it was taken already.
@@ -255,7 +256,7 @@ impl Start<'_> {
             id,
             session: self.session.id,
             owner: self.caller.principal.clone(),
-            argv: command.argv.clone(),
+            argv: Excerpt::of(&command.argv),
             labels: self.request.labels.clone(),
             pid: running.pid().unsigned_abs(),
             started_at: SystemTime::now(),
@@ -318,7 +319,7 @@ fn spawn_failed(stage: SpawnStage, error: &std::io::Error, subject: &str) -> Fai
     Failure::SpawnFailed { stage, errno: error.raw_os_error().unwrap_or(0), subject: subject.to_owned() }
 }
 
-fn no_identity() -> Failure {
+pub(super) fn no_identity() -> Failure {
     Failure::SpawnFailed {
         stage: SpawnStage::Identity,
         errno: nix::errno::Errno::EPERM as i32,

@@ -199,7 +199,7 @@ pub(super) fn spawn(core: &Arc<Core>, card: Card, link: Arc<Link>, slot: Slot) -
         tenure: Tenure::Attached(link),
         starts: HashMap::new(),
         jobs: JoinSet::new(),
-        last_request: now,
+        last_busy: now,
         closing: None,
         _slot: slot,
     };
@@ -230,7 +230,7 @@ struct Task {
     starts: HashMap<String, (start::Digest, StartCell)>,
     jobs: JoinSet<u32>,
     expires: Option<Instant>,
-    last_request: Instant,
+    last_busy: Instant,
     closing: Option<Closing>,
     /// Counts against the limits until the task ends.
     _slot: Slot,
@@ -252,7 +252,7 @@ impl Task {
 
     fn handle(&mut self, request: Request) {
         if !matches!(request, Request::Review) {
-            self.last_request = Instant::now();
+            self.last_busy = Instant::now();
         }
         match request {
             Request::Start { asked, span, reply } => {
@@ -273,10 +273,10 @@ impl Task {
             Request::Started { job, asker } => match &self.tenure {
                 Tenure::Attached(owner) if owner.id() == asker => {}
                 Tenure::Attached(owner) => {
-                    job.output.expect_nobody();
+                    job.output.change_hands(None);
                     owner.tell(News::Follow(job));
                 }
-                Tenure::Detached { .. } => job.output.expect_nobody(),
+                Tenure::Detached { .. } => job.output.change_hands(None),
             },
         }
     }
@@ -347,10 +347,18 @@ impl Task {
         // Only now: a connection that took it and was gone already would leave a session that nobody ends.
         if let Tenure::Attached(owner) = &self.tenure {
             owner.tell(News::Lost(self.card.id));
+            self.hand_over(owner);
         }
         self.tenure = Tenure::Attached(link);
         self.publish();
         Ok(self.attached())
+    }
+
+    /// A connection that lost the session must not hold its jobs back, however long it takes to hear of it.
+    fn hand_over(&self, from: &Link) {
+        for job in self.core.registry.jobs(&self.card.owner, Some(self.card.id)) {
+            job.output.change_hands(Some(from.wake()));
+        }
     }
 
     fn attached(&self) -> Attached {
@@ -367,8 +375,7 @@ impl Task {
             Some(ttl) => {
                 let admission = link.admission.clone();
                 self.tenure = Tenure::Detached { until: Instant::now() + ttl, admission };
-                let jobs = self.core.registry.jobs(&self.card.owner, Some(self.card.id));
-                jobs.iter().for_each(|job| job.output.expect_nobody());
+                self.hand_over(link);
             }
             None => self.close(EndReason::Disconnect, "disconnect", None),
         }
@@ -397,6 +404,8 @@ impl Task {
     }
 
     fn job_ended(&mut self, ended: Result<u32, tokio::task::JoinError>) -> u32 {
+        // A session is idle from the end of its last job on.
+        self.last_busy = Instant::now();
         self.publish();
         match ended {
             Ok(survivors) => survivors,
@@ -414,7 +423,7 @@ impl Task {
         if self.closing.is_some() {
             return None;
         }
-        let idle = self.card.grant.idle.filter(|_| self.jobs.is_empty()).map(|d| self.last_request + d);
+        let idle = self.card.grant.idle.filter(|_| self.jobs.is_empty()).map(|d| self.last_busy + d);
         let detached = match &self.tenure {
             Tenure::Attached(_) => None,
             Tenure::Detached { until, .. } => Some(*until),

@@ -88,6 +88,11 @@ impl Waker {
             self.wake.notify_one();
         }
     }
+
+    /// Whether it wakes whoever waits for `wake`.
+    pub(super) fn is_of(&self, wake: &Arc<Notify>) -> bool {
+        Arc::ptr_eq(&self.wake, wake)
+    }
 }
 
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use super::source::{PerSource, Plumbing, Source};
 pub(super) const CHUNK: usize = 64 * 1024;
 
 /// How long a job whose starter wants to view it may be held back until that view has come. It takes one wake-up of the
-/// starter's task, and that nobody comes is [told](Output::expect_nobody); this is for what nobody thought of. Long beside
+/// starter's task, and that nobody comes is [told](Output::change_hands); this is for what nobody thought of. Long beside
 /// any wake-up on a busy machine: once it is over, bytes are lost to the viewer.
 const SEATING: Duration = Duration::from_secs(30);
 
@@ -290,9 +290,27 @@ impl Output {
         self.lock().awaited = Some(Instant::now() + SEATING);
     }
 
-    /// The write viewer that was awaited does not come: its connection is gone, or may only look on.
-    pub fn expect_nobody(&self) {
-        self.lock().awaited = None;
+    /// The job is another's from now on, or waits for its owner: no write viewer is awaited, the one that `leaving` wakes
+    /// observes, and what it has not got is owed to the next owner until the debt is [forgiven](Output::forgive).
+    pub fn change_hands(&self, leaving: Option<&Arc<Notify>>) {
+        let mut state = self.lock();
+        let State { stock, viewers, .. } = &mut *state;
+        let writer = viewers.iter_mut().map(|seat| &mut seat.cursor).find(|c| c.kind == ViewKind::Write);
+        let owed = match writer {
+            None => true,
+            Some(cursor) if leaving.is_some_and(|wake| cursor.waker.is_of(wake)) => {
+                cursor.kind = ViewKind::Observe;
+                cursor.waker.wake();
+                !cursor.is_through(stock)
+            }
+            // The next owner's, who came first.
+            Some(_) => false,
+        };
+        state.awaited = None;
+        if owed {
+            state.owed = Debt::Owed;
+        }
+        drop(state);
         self.viewers_changed();
     }
 

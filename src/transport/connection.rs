@@ -93,9 +93,14 @@ impl Connection {
         self.cancel.cancel();
     }
 
-    /// What the connection was ended for.
+    /// What the connection was ended for, if a half of it did.
+    pub(super) fn failed(&self) -> Option<Close> {
+        self.failed.get().copied()
+    }
+
+    /// What the connection is over for.
     pub(super) fn failure(&self) -> Close {
-        self.failed.get().copied().unwrap_or((1011, "the connection broke"))
+        self.failed().unwrap_or((1011, "the connection broke"))
     }
 
     /// Has the connection hear of the job's state and end, and get none of its output, from when it was let go `held` times on;

@@ -70,8 +70,11 @@ impl Reply {
     }
 
     pub(super) fn into_out(mut self) -> Option<Out> {
-        // An answer that must come before anything of a job cannot come after its end.
-        self.after.retain(|job| !self.follow.contains(job));
+        // An answer that must come before anything of one job must not wait for another's end: two batches could wait for
+        // each other.
+        if !self.follow.is_empty() {
+            self.after.clear();
+        }
         let says_something = self.text.is_some() || !self.follow.is_empty();
         says_something.then_some(Out::Answer { text: self.text, follow: self.follow, after: self.after })
     }

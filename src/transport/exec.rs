@@ -11,6 +11,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Extension, RawQuery, Request, State};
@@ -34,6 +35,10 @@ use super::refusal::refused;
 use super::router::Gateway;
 use super::writer::LAST_WORDS;
 use super::{body, jobs, views};
+
+/// Longest silence of an answer. A peer that is gone is noticed by the second beat at the latest: the HTTP library looks
+/// for its end itself only while it has sent nothing behind the request.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How the answer is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,9 +246,9 @@ impl Execution {
         self.job.output.view(view, self.wake.clone()).map_err(|_| Gone)
     }
 
-    /// Nothing was sent for as long as between two pings.
+    /// Nothing was sent for a while.
     async fn quiet(&self) {
-        sleep(self.gateway.settings.load().ping_every).await;
+        sleep(self.gateway.settings.load().ping_every.min(BEAT)).await;
     }
 }
 

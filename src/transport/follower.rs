@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::domain::{GapReason, JobId};
 use crate::rpc::{event, frame};
 use crate::session::{Job, Pause};
-use crate::stream::{Item, StdinWatch, ViewKind, Viewer};
+use crate::stream::{Item, StdinWatch, View, ViewError, ViewKind, Viewer};
 
 use super::connection::Plane;
 use super::writer::Out;
@@ -30,8 +30,8 @@ pub(super) struct Follower {
     told: Told,
     /// What it has been told of stdin credit.
     stdin: Option<StdinWatch>,
-    /// Comes right after the message before it.
-    waiting: Option<Message>,
+    /// `job.eof` of streams that ended before the job did: they come after `job.exited`.
+    ends: VecDeque<Message>,
     /// Answers that must come first: until then it gives nothing out.
     held: u32,
     /// What must not come before `job.closed`.
@@ -63,10 +63,21 @@ impl Follower {
             windowed,
             told: Told::default(),
             stdin: None,
-            waiting: None,
+            ends: VecDeque::new(),
             held: 0,
             parked: VecDeque::new(),
         }
+    }
+
+    /// Moves the view as if it were new.
+    ///
+    /// # Errors
+    /// See [`ViewError`]; nothing has changed then.
+    pub(super) fn reposition(&mut self, view: View<'_>) -> Result<(), ViewError> {
+        self.viewer.reposition(view)?;
+        self.windowed = view.window.is_some();
+        self.ends.clear();
+        Ok(())
     }
 
     /// Whether its connection may write to the job: then it hears of stdin credit.
@@ -89,11 +100,6 @@ impl Follower {
         self.held += times;
     }
 
-    /// How many answers must come first.
-    pub(super) const fn held(&self) -> u32 {
-        self.held
-    }
-
     /// An answer that it waited for is out.
     pub(super) const fn let_go(&mut self) {
         self.held = self.held.saturating_sub(1);
@@ -109,6 +115,11 @@ impl Follower {
         self.parked.push_back(out);
     }
 
+    /// Gives nothing more out but the answers that waited.
+    pub(super) const fn quit(&mut self) {
+        self.told.closed = true;
+    }
+
     /// The next answer that waited for `job.closed`, once that is out.
     pub(super) fn unpark(&mut self) -> Option<Out> {
         if self.told.closed { self.parked.pop_front() } else { None }
@@ -121,6 +132,7 @@ impl Follower {
         }
         self.state_change()
             .or_else(|| self.credit(plane))
+            .or_else(|| self.end_of_stream())
             .or_else(|| self.output(plane, most))
             .or_else(|| self.closed())
     }
@@ -145,10 +157,13 @@ impl Follower {
         })
     }
 
+    fn end_of_stream(&mut self) -> Option<Message> {
+        // A job that broke off closes without an exit.
+        let may = self.told.exited || self.job.state().closed.is_some();
+        if may { self.ends.pop_front() } else { None }
+    }
+
     fn output(&mut self, plane: Plane, most: usize) -> Option<Message> {
-        if let Some(waiting) = self.waiting.take() {
-            return Some(waiting);
-        }
         match plane {
             Plane::Binary => self.output_frame(most),
             Plane::Json => self.output_text(most),
@@ -172,11 +187,11 @@ impl Follower {
                 count_gap(reason);
                 binary(frame::gap(self.channel, stream, from, to, reason))
             }
-            Item::Eof { stream, offset } if self.viewer.kind() == ViewKind::Muted => {
-                text(event::eof(self.id(), stream, offset))
-            }
             Item::Eof { stream, offset } => {
-                self.waiting = Some(text(event::eof(self.id(), stream, offset)));
+                self.ends.push_back(text(event::eof(self.id(), stream, offset)));
+                if self.viewer.kind() == ViewKind::Muted {
+                    return self.end_of_stream().or_else(|| self.output_frame(most));
+                }
                 binary(frame::last_output(self.channel, stream, offset))
             }
         })
@@ -198,7 +213,10 @@ impl Follower {
                 count_gap(reason);
                 event::gap(id, stream, from, to, reason)
             }
-            Item::Eof { stream, offset } => event::eof(id, stream, offset),
+            Item::Eof { stream, offset } => {
+                self.ends.push_back(text(event::eof(id, stream, offset)));
+                return self.end_of_stream().or_else(|| self.output_text(most));
+            }
         }))
     }
 

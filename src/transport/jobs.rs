@@ -14,9 +14,6 @@ use super::dispatch::{Outcome, find};
 use super::follower::Follower;
 use super::{sessions, views};
 
-/// Most jobs in one answer of `job.list`.
-const MAX_LIST: usize = 1000;
-
 pub(super) async fn start(on: &Connection, start: JobStart) -> Result<Outcome, Failure> {
     let session = sessions::named_or_default(on, start.session).await?;
     let (view, window) = (start.view, start.window);
@@ -46,22 +43,22 @@ pub(super) fn request(start: JobStart) -> JobRequest {
 
 /// The owner's view from the first byte. A connection that lost the session while the job was starting looks on.
 fn first_viewer(on: &Connection, job: &Arc<Job>, window: Option<u32>) -> Result<u32, Failure> {
-    let write = on.link.owns(job.card.session);
-    let from_zero = JobAttach { job: job.card.id, from: Default::default(), write, window };
-    follow(on, job, &from_zero)
+    on.link.while_owning(job.card.session, |owns| {
+        let from_zero = JobAttach { job: job.card.id, from: Default::default(), write: owns, window };
+        follow(on, job, &from_zero, owns)
+    })
 }
 
 pub(super) async fn explain(on: &Connection, start: JobStart) -> Result<Value, Failure> {
-    let session = sessions::named_or_default(on, start.session).await?;
-    let explained = on.core.explain(&on.caller, &session, &request(start)).await?;
+    let session = sessions::named_or_there(on, start.session).await?;
+    let explained = on.core.explain(&on.caller, session.as_deref(), &request(start)).await?;
     let rounds: Vec<_> = explained.rounds.iter().map(|r| (&r.resolved, r.ballots.as_slice())).collect();
     Ok(view::explanation(explained.generation, &explained.charges, &rounds, &explained.outcome))
 }
 
 pub(super) fn list(on: &Connection, session: Option<SessionId>) -> Value {
-    let mut jobs = on.core.registry.jobs(&on.caller.principal, session);
-    jobs.drain(..jobs.len().saturating_sub(MAX_LIST));
-    view::list("jobs", jobs.iter().map(|job| views::job(job).value()).collect())
+    let jobs = on.core.registry.jobs(&on.caller.principal, session);
+    view::list("jobs", jobs.iter().map(|job| views::job(job).value()))
 }
 
 pub(super) fn get(on: &Connection, job: JobId, tail: bool) -> Result<Value, Failure> {
@@ -79,17 +76,19 @@ pub(super) fn get(on: &Connection, job: JobId, tail: bool) -> Result<Value, Fail
 pub(super) fn attach(on: &Connection, attach: &JobAttach) -> Result<Outcome, Failure> {
     let reach = if attach.write { Reach::Own } else { Reach::Administer };
     let job = find(on, attach.job, reach)?;
-    if attach.write && !on.link.owns(job.card.session) {
-        return Err(Failure::Conflict(
-            "only the connection that owns the session may write; attach the session first".to_owned(),
-        ));
-    }
-    let channel = follow(on, &job, attach)?;
+    let channel = on.link.while_owning(job.card.session, |owns| {
+        if attach.write && !owns {
+            return Err(Failure::Conflict(
+                "only the connection that owns the session may write; attach the session first".to_owned(),
+            ));
+        }
+        follow(on, &job, attach, owns)
+    })?;
     Ok(Outcome::following(views::job(&job).attached(channel), vec![job.card.id]))
 }
 
 /// Moves the connection's follower of the job, or makes one; it gives nothing out until the answer is. Its channel.
-fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<u32, Failure> {
+fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach, owns: bool) -> Result<u32, Failure> {
     let from: Vec<_> = attach.from.iter().map(|(name, offset)| (*name, *offset)).collect();
     let view = View {
         from: &from,
@@ -97,12 +96,10 @@ fn follow(on: &Connection, job: &Arc<Job>, attach: &JobAttach) -> Result<u32, Fa
         plane: on.plane.of_stream(),
         window: attach.window.and_then(Window::new),
     };
-    let owns = on.link.owns(job.card.session);
     let mut table = on.followers.lock();
     if let Some(follower) = table.find(job.card.id).filter(|follower| !follower.has_closed()) {
-        follower.viewer.reposition(view).map_err(view_failure)?;
+        follower.reposition(view).map_err(view_failure)?;
         follower.may_write(owns, &on.wake);
-        follower.windowed = attach.window.is_some();
         follower.hold(1);
         return Ok(follower.channel);
     }
@@ -130,13 +127,20 @@ fn view_failure(refused: ViewError) -> Failure {
 
 pub(super) fn detach(on: &Connection, job: JobId) -> Result<Value, Failure> {
     let job = find(on, job, Reach::Administer)?;
-    let taken = on.followers.lock().take(job.card.id);
-    let Some(follower) = taken else {
+    let owns = on.link.owns(job.card.session);
+    let mut table = on.followers.lock();
+    let channel = table.fresh_channel();
+    let follower = table.find(job.card.id).filter(|f| !f.has_closed() && f.viewer.kind() != ViewKind::Muted);
+    let Some(follower) = follower else {
         return Err(Failure::Conflict("this connection does not view the job".to_owned()));
     };
-    if on.link.owns(job.card.session) && job.state().closed.is_none() {
-        on.mute(job, follower.held());
+    follower.viewer.become_kind(ViewKind::Muted);
+    follower.channel = channel;
+    if !owns {
+        follower.quit();
     }
+    drop(table);
+    on.wake.notify_one();
     Ok(view::nothing())
 }
 
@@ -152,6 +156,7 @@ pub(super) fn ack(
     // A job that is over for this connection has nothing left to acknowledge.
     let follower = table.find(job.card.id).filter(|f| f.viewer.kind() != ViewKind::Muted);
     let Some(follower) = follower else { return Ok(view::nothing()) };
+    follower.windowed |= window.is_some();
     match follower.viewer.ack(stream, offset, window.and_then(Window::new)) {
         Ok(()) => {}
         Err(AckError::NoSuchStream(_)) => {
@@ -205,6 +210,7 @@ pub(super) fn frame(on: &Connection, frame: ClientFrame<'_>) -> Result<Option<St
                 0 => None,
                 bytes => Some(Window::new(bytes).ok_or((1002, "a window outside 4 KiB to 16 MiB"))?),
             };
+            follower.windowed |= window.is_some();
             if follower.viewer.ack(stream, offset, window).is_err() {
                 return Err((1002, "an acknowledgement beyond what was sent"));
             }

@@ -167,6 +167,7 @@ impl Reader {
         let since = Instant::now();
         match rpc::decode(text, &rpc::Limits::default()) {
             Incoming::Refused(failure) => {
+                let failure = self.charge().err().unwrap_or(failure);
                 let answer = rpc::error(None, &failure, &fresh_request_id());
                 self.send(Out::text(answer)).await
             }
@@ -195,10 +196,15 @@ impl Reader {
     fn begin(&mut self, entry: Entry, since: Instant) -> BoxFuture<'static, (Option<Id>, Reply)> {
         let request = fresh_request_id();
         self.outstanding += 1;
-        let call = entry.and_then(|call| match self.admit(&call) {
-            Ok(()) => Ok(call),
-            Err(failure) => Err(Rejected { id: call.id, failure }),
-        });
+        let call = match entry {
+            Ok(call) => match self.admit(&call) {
+                Ok(()) => Ok(call),
+                Err(failure) => Err(Rejected { id: call.id, failure }),
+            },
+            Err(Rejected { id, failure }) => {
+                Err(Rejected { id, failure: self.charge().err().unwrap_or(failure) })
+            }
+        };
         match call {
             Ok(Call { id, method }) => {
                 let held = id.clone();
@@ -227,20 +233,22 @@ impl Reader {
             let limit = "requests in flight on the connection".to_owned();
             return Err(Failure::LimitExceeded { whose: Whose::Caller, limit, value: most as u64 });
         }
-        if let Err(not_until) = self.requests.check() {
-            let clock = governor::clock::DefaultClock::default();
-            let retry_after = not_until.wait_time_from(governor::clock::Clock::now(&clock));
-            return Err(Failure::RateLimited {
-                bucket: "requests of the connection".to_owned(),
-                retry_after,
-            });
-        }
+        self.charge()?;
         match &call.id {
             Some(id) if !id.is_null() && !self.ids.insert(id.clone()) => {
                 Err(Failure::InvalidRequest("the id is still in use by a request in flight".to_owned()))
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Counts a request, good or bad, against the rate of the connection.
+    fn charge(&self) -> Result<(), Failure> {
+        self.requests.check().map_err(|not_until| {
+            let clock = governor::clock::DefaultClock::default();
+            let retry_after = not_until.wait_time_from(governor::clock::Clock::now(&clock));
+            Failure::RateLimited { bucket: "requests of the connection".to_owned(), retry_after }
+        })
     }
 
     async fn binary(&mut self, bytes: &[u8]) -> Result<(), Close> {

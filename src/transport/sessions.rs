@@ -21,7 +21,7 @@ pub(super) async fn open(on: &Connection, open: SessionOpen) -> Result<Outcome, 
 pub(super) async fn attach(on: &Connection, session: SessionId, takeover: bool) -> Result<Outcome, Failure> {
     let session = find(on, session, Reach::Own)?;
     let attached = session.attach(&on.link, takeover).await?;
-    let shown = attached.jobs.iter().map(|job| views::job(job).value()).collect();
+    let shown = attached.jobs.iter().map(|job| views::job(job).value());
     let unended = attached.jobs.iter().filter(|job| job.state().closed.is_none());
     let follow = unended.filter(|job| on.mute((*job).clone(), 1)).map(|job| job.card.id).collect();
     Ok(Outcome::following(view::session_attached(session.card.id, shown), follow))
@@ -29,7 +29,7 @@ pub(super) async fn attach(on: &Connection, session: SessionId, takeover: bool) 
 
 pub(super) fn list(on: &Connection) -> Value {
     let sessions = on.core.registry.sessions(&on.caller.principal);
-    view::list("sessions", sessions.iter().map(|s| views::session(s).value()).collect())
+    view::list("sessions", sessions.iter().map(|s| views::session(s).value()))
 }
 
 pub(super) fn get(on: &Connection, session: SessionId) -> Result<Value, Failure> {
@@ -50,12 +50,26 @@ pub(super) async fn named_or_default(
         return find(on, session, Reach::Own);
     }
     let mut default = on.default_session.lock().await;
-    let is_own = |session: &&Arc<Session>| session.state().is_open() && on.link.owns(session.card.id);
-    if let Some(open) = default.as_ref().filter(is_own) {
+    if let Some(open) = default.as_ref().filter(|session| is_own(on, session)) {
         return Ok(open.clone());
     }
     let opened = on.core.open(&on.caller, SessionRequest::default(), &on.link).await?;
     Ok(default.insert(opened.session).clone())
+}
+
+/// The named session, or the connection's own if it has been made.
+pub(super) async fn named_or_there(
+    on: &Connection,
+    session: Option<SessionId>,
+) -> Result<Option<Arc<Session>>, Failure> {
+    match session {
+        Some(session) => find(on, session, Reach::Own).map(Some),
+        None => Ok(on.default_session.lock().await.clone().filter(|session| is_own(on, session))),
+    }
+}
+
+fn is_own(on: &Connection, session: &Session) -> bool {
+    session.state().is_open() && on.link.owns(session.card.id)
 }
 
 fn find(on: &Connection, session: SessionId, reach: Reach) -> Result<Arc<Session>, Failure> {

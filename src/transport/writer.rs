@@ -72,11 +72,6 @@ impl Table {
     pub(super) fn find(&mut self, job: JobId) -> Option<&mut Follower> {
         self.list.iter_mut().filter(|f| f.id() == job).min_by_key(|f| f.has_closed())
     }
-
-    pub(super) fn take(&mut self, job: JobId) -> Option<Follower> {
-        let at = self.list.iter().position(|f| f.id() == job)?;
-        Some(self.list.swap_remove(at))
-    }
 }
 
 impl Followers {
@@ -130,10 +125,10 @@ impl Writer {
         };
         match ended {
             Ended::Gone => {}
-            Ended::Stalled => {
-                self.connection.fail(STALLED);
-                self.close(STALLED.0, STALLED.1).await;
-            }
+            Ended::Stalled => self.connection.fail(STALLED),
+        }
+        if let Some((code, reason)) = self.connection.failed() {
+            self.close(code, reason).await;
         }
         self.sink
     }

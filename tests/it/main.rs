@@ -22,6 +22,7 @@ mod example_policies;
 mod examples;
 mod exhaustion;
 mod faults;
+mod followers;
 mod foreign_clients;
 mod frozen;
 mod generations;

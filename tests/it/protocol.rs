@@ -38,7 +38,7 @@ fn a_job_ends_by_three_facts_in_order() {
         }
         let place = |method: &str| order.iter().position(|m| m == method).unwrap();
         assert!(
-            place("job.exited") < place("job.closed") && place("job.eof") < place("job.closed"),
+            place("job.exited") < place("job.eof") && place("job.eof") < place("job.closed"),
             "{order:?}"
         );
         assert_eq!(order.iter().filter(|m| *m == "job.eof").count(), 2, "{order:?}");

@@ -267,6 +267,38 @@ fn a_writer_that_does_not_come_holds_nothing_back_once_that_is_told() {
     let output = Output::new(terms(Overflow::Block, 4096));
     output.await_writer();
     assert_eq!(print(&output, Source::Stdout, 10_000), 4096);
-    output.expect_nobody();
+    output.change_hands(None);
     assert_eq!(print(&output, Source::Stdout, 10_000), 10_000);
+}
+
+#[test]
+fn a_job_that_changes_hands_waits_for_no_writer_and_owes_its_next_what_the_last_had_not_got() {
+    let print_all = |output: &Output| {
+        let printed = print(output, Source::Stdout, 50_000);
+        [Source::Stdout, Source::Stderr].iter().for_each(|source| output.end(*source));
+        printed
+    };
+    let wish = View { from: &[], kind: ViewKind::Write, plane: Plane::Binary, window: None };
+    let (old, new) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+
+    let output = Output::new(terms(Overflow::Block, 4096));
+    let first = output.view(wish, old.clone()).unwrap();
+    assert_eq!(print(&output, Source::Stdout, 10_000), 4096, "it is held back for its writer");
+    output.change_hands(Some(&old));
+    assert_eq!((first.kind(), print(&output, Source::Stdout, 10_000)), (ViewKind::Observe, 10_000));
+
+    let output = Output::new(terms(Overflow::Block, 64 * 1024));
+    output.await_writer();
+    output.change_hands(None);
+    assert_eq!(print_all(&output), 50_000);
+    assert!(!output.shrink_to_tail(100), "who owns it next has got nothing of it");
+    let mut next = output.view(wish, new.clone()).unwrap();
+    assert_eq!(take_all(&mut next).iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), 50_000);
+    output.change_hands(Some(&new));
+    assert!(output.shrink_to_tail(100), "it had everything");
+
+    let output = Output::new(terms(Overflow::Block, 4096));
+    let early = output.view(wish, new.clone()).unwrap();
+    output.change_hands(Some(&old));
+    assert_eq!(early.kind(), ViewKind::Write, "the next owner came first");
 }
