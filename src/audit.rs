@@ -21,6 +21,7 @@ mod writer;
 
 pub use answer::{Answers, fold_of_command, fold_of_session};
 pub use backlog::MAX_BYTES as MAX_WAITING;
+pub use chain::MAX_LINE;
 pub use entry::{Asked, Entry, Fold};
 pub use read::{Again, Recorded, answers_now, outcome_now, read};
 pub use tally::RefusedBy;
@@ -90,6 +91,14 @@ pub enum OpenFailure {
         path: PathBuf,
         /// What the kernel says.
         error: std::io::Error,
+    },
+    /// Something else than a file.
+    #[error(
+        "the decision log {}: is no regular file; name one that is or is not there yet, or audit.path = \"\" for no log", path.display()
+    )]
+    NoFile {
+        /// Which.
+        path: PathBuf,
     },
     /// Its chain is broken: going on would hide that.
     #[error("the decision log: {bad}; keep the file as evidence under another name and start a new one")]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// Longest line, bytes, the line feed included.
-pub(super) const MAX_LINE: usize = 16 * 1024;
+pub const MAX_LINE: usize = 16 * 1024;
 
 /// What stands for the line before the first.
 const NOTHING: &str = "0000000000000000000000000000000000000000000000000000000000000000";

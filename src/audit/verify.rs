@@ -57,9 +57,10 @@ pub fn verify(path: &Path, noted: Option<&str>) -> Result<Verified, BadLine> {
     Ok(Verified { first: first.unwrap_or(1), lines: head.lines, head: head.hash, files: files.len() })
 }
 
-/// The files of a log, oldest first: `FILE.2`, `FILE.1`, `FILE`.
+/// The files of a log, oldest first: `FILE.2`, `FILE.1`, `FILE`. A number that is not there hides none behind it: the chain
+/// says whether a file is missing.
 pub(super) fn files(path: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = (1..FILES).map(|n| rotated(path, n)).take_while(|p| p.exists()).collect();
+    let mut files: Vec<_> = (1..FILES).map(|n| rotated(path, n)).filter(|p| p.exists()).collect();
     files.reverse();
     files.push(path.to_owned());
     files

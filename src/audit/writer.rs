@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -31,6 +32,8 @@ const LINGER: Duration = Duration::from_millis(2);
 const LINGER_ROOM: usize = 1024;
 /// How often the head goes to the normal log.
 const HEAD_EVERY: Duration = Duration::from_secs(60);
+/// How long after a rotation that failed the next one is tried: what it lacked, room or descriptors, somebody has to free.
+const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 enum Work {
@@ -83,6 +86,7 @@ impl Audit {
             state: state.clone(),
             unsynced: None,
             torn: false,
+            not_rotated: None,
             lost_told: 0,
             told: None,
         };
@@ -192,7 +196,12 @@ struct Opened {
 fn open(path: &Path) -> Result<Opened, OpenFailure> {
     let failed = |error| OpenFailure::Io { path: path.to_owned(), error };
     let mut file = opened(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        // A device has no end, and nothing in a pipe can be proved later.
+        return Err(OpenFailure::NoFile { path: path.to_owned() });
+    }
+    let length = metadata.len();
     let torn = torn(&mut file, length).map_err(failed)?;
     if torn > 0 {
         file.set_len(length - torn).map_err(failed)?;
@@ -207,7 +216,10 @@ fn open(path: &Path) -> Result<Opened, OpenFailure> {
 }
 
 fn opened(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    let mut options = OpenOptions::new();
+    // A pipe in its place must not be waited for.
+    let nonblocking = OFlag::O_NONBLOCK.bits();
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(nonblocking).open(path)
 }
 
 /// Bytes after the last line feed.
@@ -215,7 +227,7 @@ fn torn(file: &mut File, length: u64) -> std::io::Result<u64> {
     let from = length.saturating_sub(MAX_LINE as u64);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
-    BufReader::new(&*file).read_to_end(&mut tail)?;
+    BufReader::new(&*file).take(MAX_LINE as u64).read_to_end(&mut tail)?;
     let whole = tail.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     Ok((tail.len() - whole) as u64)
 }
@@ -231,6 +243,8 @@ struct Writer {
     unsynced: Option<Instant>,
     /// Half a line is at the end of the file, and nothing may be joined to it.
     torn: bool,
+    /// When a rotation failed last.
+    not_rotated: Option<Instant>,
     /// The lost lines that the log tells of.
     lost_told: u64,
     /// The head that was told last, and when.
@@ -314,7 +328,8 @@ impl Writer {
 
     /// Whether the line was written.
     fn append(&mut self, line: &str, head: Head) -> bool {
-        if self.length > 0 && self.length + line.len() as u64 > self.settings.rotate {
+        let tried = self.not_rotated.is_some_and(|at| at.elapsed() < ROTATE_AGAIN);
+        if self.length > 0 && self.length + line.len() as u64 > self.settings.rotate && !tried {
             self.rotate();
         }
         let written = self.whole(line);
@@ -353,30 +368,40 @@ impl Writer {
     fn rotate(&mut self) {
         self.sync_now();
         self.tell_head();
+        self.not_rotated = None;
         if let Err(error) = self.shift() {
-            tracing::error!(%error, "the decision log cannot be rotated; it grows on");
+            self.not_rotated = Some(Instant::now());
+            tracing::error!(%error, again_in = ?ROTATE_AGAIN, "the decision log cannot be rotated; it grows on");
         }
     }
 
+    /// The next file is there before an older one is moved, and moving begins at the first number that is free, so that what
+    /// breaks off half-way loses nothing, and is gone on with.
     fn shift(&mut self) -> std::io::Result<()> {
-        let name = |number| if number == 0 { self.path.clone() } else { rotated(&self.path, number) };
-        for number in (0..self.settings.keep).rev() {
-            let from = name(number);
-            if from.exists() {
-                std::fs::rename(from, name(number + 1))?;
-            }
+        let next = self.next_file();
+        if std::fs::symlink_metadata(&next).is_ok_and(|left| left.is_file() && left.len() == 0) {
+            std::fs::remove_file(&next)?;
         }
-        if self.settings.keep == 0 {
-            std::fs::remove_file(&self.path)?;
-        }
+        let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&next)?;
         // More were kept before, perhaps: what is left must be one chain.
-        let over = (self.settings.keep + 1..)
-            .map(|number| rotated(&self.path, number))
-            .take_while(|path| path.exists());
-        over.into_iter().try_for_each(std::fs::remove_file)?;
-        self.file = opened(&self.path)?;
-        self.length = 0;
+        let over = (self.settings.keep + 1..).map(|number| rotated(&self.path, number));
+        let over: Vec<_> = over.take_while(|path| path.exists()).collect();
+        over.iter().rev().try_for_each(std::fs::remove_file)?;
+        let name = |number| if number == 0 { self.path.clone() } else { rotated(&self.path, number) };
+        let free = (0..=self.settings.keep).find(|number| !name(*number).exists());
+        for number in (0..free.unwrap_or(self.settings.keep)).rev() {
+            std::fs::rename(name(number), name(number + 1))?;
+        }
+        std::fs::rename(&next, &self.path)?;
+        (self.file, self.length) = (file, 0);
         Ok(())
+    }
+
+    /// What the next file is called until it takes its place; a crash may leave an empty one.
+    fn next_file(&self) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".next");
+        PathBuf::from(name)
     }
 
     fn tell_head(&mut self) {

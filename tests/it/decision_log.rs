@@ -255,3 +255,53 @@ fn a_full_queue_refuses_or_counts_as_configured() {
         assert_eq!(audit.lost() > 0, !refuse);
     }
 }
+
+#[test]
+fn a_rotation_that_a_crash_broke_off_is_gone_on_with_and_a_file_that_is_missing_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let file = |name: &str| directory.path().join(name);
+    let settings = audit::Settings { rotate: 8 * 1024, keep: 100, ..audit::Settings::at(Some(path.clone())) };
+    let (policies, request) = (developer(), command(&["ls", "-l"]));
+    let write = |from: u128, until: u128| {
+        let audit = Audit::open(&settings).unwrap();
+        (from..until).for_each(|n| audit.record(entry(&policies, &request, n)).unwrap());
+        run(audit.flush());
+    };
+    let move_older = || {
+        let older = (1..100).take_while(|n| file(&format!("log.{n}")).exists()).last().unwrap();
+        for n in (1..=older).rev() {
+            std::fs::rename(file(&format!("log.{n}")), file(&format!("log.{}", n + 1))).unwrap();
+        }
+    };
+    write(0, 20);
+    // The older files had been moved, the current one not yet, and the next one was there.
+    move_older();
+    std::fs::write(file("log.next"), "").unwrap();
+    assert_eq!(audit::verify(&path, None).unwrap().first, 1, "nothing is missing, whatever it is called");
+    write(20, 40);
+    assert!(!file("log.next").exists());
+    let verified = audit::verify(&path, None).unwrap();
+    assert_eq!((verified.first, verified.lines), (1, 40));
+    // It had been moved, and the next one had not taken its place.
+    std::fs::rename(&path, file("moved")).unwrap();
+    move_older();
+    std::fs::rename(file("moved"), file("log.1")).unwrap();
+    write(40, 60);
+    let verified = audit::verify(&path, None).unwrap();
+    assert_eq!((verified.first, verified.lines), (1, 60));
+    std::fs::remove_file(file("log.2")).unwrap();
+    let missing = audit::verify(&path, None).unwrap_err();
+    assert!(missing.file.ends_with("log.1") && missing.line == 1, "{missing}");
+}
+
+#[test]
+fn what_is_no_file_is_no_place_for_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for path in [pipe.as_path(), Path::new("/dev/null")] {
+        let refused = Audit::open(&audit::Settings::at(Some(path.to_owned()))).unwrap_err().to_string();
+        assert!(refused.contains("no regular file") && refused.contains("audit.path"), "{refused}");
+    }
+}

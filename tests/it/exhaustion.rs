@@ -342,3 +342,37 @@ fn the_gateway_takes_all_the_descriptors_it_may_and_a_job_at_most_half() {
     assert_eq!(limits[0], limits[1]);
     assert_eq!(String::from_utf8(job.stdout).unwrap(), format!("256\n{}\n", limits[1] / 2));
 }
+
+#[test]
+fn a_rotation_that_gets_no_new_file_loses_none_of_the_log() {
+    let Some(small) = Small::mount("1m,nr_inodes=16") else { return };
+    let log = small.path().join("log");
+    let gateway = Gateway::with(&format!("[audit]\npath = {log:?}\nrotate = \"4KiB\"\nkeep = 8\n"));
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let start = async |client: &mut Client| {
+            let started = client.call("job.start", json!({"argv": ["true"], "view": false})).await.unwrap();
+            let decision = started["decision"].as_str().unwrap().to_owned();
+            let written = || std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&decision));
+            eventually(PATIENCE, "its line is in the file, and not in an older one", written);
+        };
+        let oldest = small.path().join("log.3");
+        while !oldest.exists() {
+            start(&mut client).await;
+        }
+        let mut fillers = 0;
+        while std::fs::File::create(small.path().join(format!("filler{fillers}"))).is_ok() {
+            fillers += 1;
+        }
+        let (before, first) = (std::fs::read(&oldest).unwrap(), execgate::audit::verify(&log, None).unwrap());
+        // More than two files of them.
+        for _ in 0..12 {
+            start(&mut client).await;
+        }
+        assert!(gateway.log().contains("cannot be rotated"), "{}", gateway.log());
+        assert_eq!(std::fs::read(&oldest).unwrap(), before);
+        let after = execgate::audit::verify(&log, None).unwrap();
+        assert_eq!(after.first, first.first, "nothing at the begin is gone");
+        assert!(after.lines >= first.lines + 12, "{after:?}");
+    });
+}
