@@ -4,15 +4,15 @@
 //! reaped within the last second, and that nothing else stands in the way. One probe at a time serves everybody who
 //! asks: asking often costs nothing more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::Authority;
@@ -69,10 +69,13 @@ impl Pulse {
 /// The last probe, and the way to the next.
 #[derive(Debug, Default)]
 pub struct Health {
-    // An async lock held across the probe on purpose: it is what makes the probe single flight. Those who wait get
-    // its answer.
-    last: Mutex<Option<Probe>>,
+    // Held for a look, never across an await. The probe is a task of its own, so that it is single flight and counts, whoever
+    // of those who wait for its answer has left.
+    last: Mutex<Option<Answer>>,
 }
+
+/// `None` while the probe is under way.
+type Answer = watch::Receiver<Option<Probe>>;
 
 #[derive(Debug, Clone)]
 struct Probe {
@@ -119,17 +122,38 @@ impl Health {
     }
 
     async fn probe(&self, core: &Arc<Core>) -> Result<Duration, String> {
-        let mut last = self.last.lock().await;
-        if let Some(probe) = last.as_ref().filter(|p| p.at.elapsed() < FRESH) {
-            return probe.outcome.clone();
+        let mut answer = self.answer(core);
+        let broke_off = || Err("the probe broke off".to_owned());
+        let probe = answer.wait_for(Option::is_some).await.ok().and_then(|probe| probe.clone());
+        probe.map_or_else(broke_off, |probe| probe.outcome)
+    }
+
+    /// The answer of a probe that is fresh or under way, else of one that begins now.
+    fn answer(&self, core: &Arc<Core>) -> Answer {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = last.as_ref().filter(|answer| stands(answer)) {
+            return answer.clone();
         }
-        let outcome = core.rooms.warden.probe().await.map_err(|e| e.to_string());
-        match &outcome {
-            Ok(_) => core.rooms.breaker.success(),
-            Err(_) => core.rooms.breaker.failure(None),
-        }
-        *last = Some(Probe { at: Instant::now(), outcome: outcome.clone() });
-        outcome
+        let (done, answer) = watch::channel(None);
+        let core_of_probe = core.clone();
+        core.tracker.spawn(async move {
+            let outcome = core_of_probe.rooms.warden.probe().await.map_err(|e| e.to_string());
+            match &outcome {
+                Ok(_) => core_of_probe.rooms.breaker.success(),
+                Err(_) => core_of_probe.rooms.breaker.failure(None),
+            }
+            done.send_replace(Some(Probe { at: Instant::now(), outcome }));
+        });
+        *last = Some(answer.clone());
+        answer
+    }
+}
+
+fn stands(answer: &Answer) -> bool {
+    match answer.borrow().as_ref() {
+        Some(probe) => probe.at.elapsed() < FRESH,
+        // A probe that broke off answers nobody.
+        None => answer.has_changed().is_ok(),
     }
 }
 

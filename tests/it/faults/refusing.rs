@@ -1,5 +1,8 @@
 //! What must be refused, and what must be seen to be broken.
 
+use std::io::Write as _;
+
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{Client, Gateway, PATIENCE, eventually, run};
@@ -103,4 +106,20 @@ fn a_health_endpoint_that_does_not_check_that_processes_can_be_spawned() {
         let took = eventually(PATIENCE, "readyz recovers by itself", || ready() == 200);
         eprintln!("spawning mended -> ready: {took:?}");
     });
+}
+
+#[test]
+fn a_probe_counts_though_everybody_who_asked_for_it_has_left() {
+    let gateway = Gateway::with("[breaker]\nfailures = 1\nrest = \"1m\"\n");
+    let warden = nix::unistd::Pid::from_raw(gateway.warden);
+    // No probe comes to an end before its time is up.
+    nix::sys::signal::kill(warden, Signal::SIGSTOP).unwrap();
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address());
+    eventually(PATIENCE, "the breaker opens", || {
+        let mut peer = std::net::TcpStream::connect(gateway.address()).unwrap();
+        peer.write_all(request.as_bytes()).unwrap();
+        drop(peer);
+        run(get(&gateway, "/metrics")).1.contains("execgate_breaker_open{breaker=\"spawn\"} 1")
+    });
+    nix::sys::signal::kill(warden, Signal::SIGCONT).unwrap();
 }
