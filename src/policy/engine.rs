@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::time::ClockId;
 use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
     ResourceLimiter, Store, UpdateDeadline,
@@ -59,18 +60,21 @@ impl Machine {
                 (Engine::new(&config(None))?, false)
             }
         };
-        Ok(Self::ticking(engine, pooled))
+        Self::ticking(engine, pooled)
     }
 
     /// An engine for what runs once: it compiles quickly, and to slower code.
     pub(super) fn workshop() -> Result<Self, wasmtime::Error> {
-        Ok(Self::ticking(Engine::new(config(None).cranelift_opt_level(OptLevel::None))?, false))
+        Self::ticking(Engine::new(config(None).cranelift_opt_level(OptLevel::None))?, false)
     }
 
-    fn ticking(engine: Engine, pooled: bool) -> Self {
+    /// # Errors
+    /// That the ticker gets no thread: guests could not be interrupted.
+    fn ticking(engine: Engine, pooled: bool) -> Result<Self, wasmtime::Error> {
         let ticking = Arc::new(());
-        tick(engine.weak(), Arc::downgrade(&ticking));
-        Self { engine, _ticking: ticking, pooled }
+        tick(engine.weak(), Arc::downgrade(&ticking))
+            .map_err(|error| wasmtime::Error::new(error).context("no thread for the policies' clock"))?;
+        Ok(Self { engine, _ticking: ticking, pooled })
     }
 
     /// A fresh store for one call.
@@ -119,16 +123,14 @@ fn config(pool: Option<(u32, usize)>) -> Config {
 }
 
 /// The engine's ticker. Ends with the last [`Machine`] of it.
-fn tick(engine: EngineWeak, ticking: Weak<()>) {
+fn tick(engine: EngineWeak, ticking: Weak<()>) -> std::io::Result<()> {
     let turn = move || {
         while ticking.strong_count() > 0 {
             thread::sleep(TICK);
             engine.upgrade().iter().for_each(Engine::increment_epoch);
         }
     };
-    if let Err(error) = thread::Builder::new().name("epoch".to_owned()).spawn(turn) {
-        tracing::error!(%error, "no thread for the policies' clock: guests cannot be interrupted");
-    }
+    thread::Builder::new().name("epoch".to_owned()).spawn(turn).map(drop)
 }
 
 /// The guest used up its time.
@@ -156,18 +158,23 @@ pub(super) struct Guest {
 
 impl Guest {
     fn new(bounds: Bounds) -> Self {
-        Self { bounds, cpu_at_start: cpu_time(), started: Instant::now(), logged: 0, fault: None }
+        Self { bounds, cpu_at_start: thread_time(), started: Instant::now(), logged: 0, fault: None }
     }
 
     fn is_over_budget(&self) -> bool {
-        let cpu = cpu_time().saturating_sub(self.cpu_at_start);
+        let cpu = thread_time().saturating_sub(self.cpu_at_start);
         cpu >= self.bounds.budget || self.started.elapsed() >= self.bounds.budget * WALL
     }
 }
 
-/// CPU time of this thread (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID): other tenants' load does not count.
-fn cpu_time() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+/// CPU time of this thread: other tenants' load does not count.
+fn thread_time() -> Duration {
+    cpu_time(ClockId::ThreadCPUTime)
+}
+
+/// The CPU time that one of these clocks has counted (clock_gettime(2)).
+pub(super) fn cpu_time(clock: ClockId) -> Duration {
+    let now = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
