@@ -1,7 +1,8 @@
 //! The parser behind bounds: size, nesting, time; on a thread with a stack of its own, where a panic hurts nobody.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -31,6 +32,41 @@ const LEFT: u32 = 4;
 
 static LEFT_BEHIND: AtomicU32 = AtomicU32::new(0);
 
+/// Whether a parser and who waits for it have parted. The second of the two to let go takes it off the count of those left
+/// behind.
+#[derive(Clone)]
+struct Parting {
+    is_over: Arc<AtomicBool>,
+    left_behind: &'static AtomicU32,
+}
+
+impl Parting {
+    fn new(left_behind: &'static AtomicU32) -> Self {
+        Self { is_over: Arc::default(), left_behind }
+    }
+
+    /// Nobody waits for the parser any more; it may just have ended.
+    fn give_up(&self) {
+        self.left_behind.fetch_add(1, Ordering::AcqRel);
+        self.part();
+    }
+
+    fn part(&self) {
+        if self.is_over.swap(true, Ordering::AcqRel) {
+            self.left_behind.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The parser's end of it: dropped however it ends, by a panic too.
+struct Parser(Parting);
+
+impl Drop for Parser {
+    fn drop(&mut self) {
+        self.0.part();
+    }
+}
+
 /// Whether following these arguments may reach a shell's `-c`: only that is worth a thread.
 pub(super) fn is_needed(argv: &[String]) -> bool {
     argv.iter().any(|a| super::shell::dialect(names::last_part(a)).is_some())
@@ -48,15 +84,16 @@ pub(super) fn apart(argv: Vec<String>, env: BTreeMap<String, String>) -> Finding
         return gave_up();
     }
     let (done, outcome) = sync_channel(1);
+    let parting = Parting::new(&LEFT_BEHIND);
+    let parser = Parser(parting.clone());
     let work = move || {
+        let _parser = parser;
         let mut findings = Findings::default();
         let mut examiner = Examiner { findings: &mut findings, env: &env, dialect: Dialect::Bash, depth: 0 };
         // The parser logs what it reads, word for word, and a script may hold secrets.
         dispatcher::with_default(&Dispatch::none(), || examiner.program(&argv));
         // Nobody waits any more when it took too long.
-        if done.send(findings).is_err() {
-            LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
-        }
+        let _ = done.send(findings);
     };
     let started = thread::Builder::new().name("script".to_owned()).stack_size(STACK).spawn(work);
     if started.is_err() {
@@ -65,7 +102,7 @@ pub(super) fn apart(argv: Vec<String>, env: BTreeMap<String, String>) -> Finding
     match outcome.recv_timeout(TIME) {
         Ok(findings) => findings,
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-            LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+            parting.give_up();
             gave_up()
         }
         // It panicked: the text was too strange for the parser.
@@ -132,4 +169,39 @@ pub(super) fn here_document(text: &str, dialect: Dialect) -> Result<Vec<WordPiec
 fn within(text: &str) -> Result<(), Reason> {
     let substitutions = text.matches("$(").count() + text.matches("${").count() + text.matches('`').count();
     if text.len() > TEXT || substitutions > SUBSTITUTIONS { Err(Reason::Size) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parser_left_behind_is_counted_until_it_ends_whoever_lets_go_first() {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = || COUNT.load(Ordering::Relaxed);
+        let begun = || {
+            let parting = Parting::new(&COUNT);
+            (Parser(parting.clone()), parting)
+        };
+        let (parser, _waits) = begun();
+        drop(parser);
+        assert_eq!(count(), 0, "it answered in time");
+        let (parser, waits) = begun();
+        waits.give_up();
+        assert_eq!(count(), 1);
+        drop(parser);
+        assert_eq!(count(), 0, "it ended later");
+        let (parser, waits) = begun();
+        drop(parser);
+        waits.give_up();
+        assert_eq!(count(), 0, "its answer came between the patience and its end");
+        let (parser, waits) = begun();
+        waits.give_up();
+        let broken = thread::spawn(move || {
+            let _parser = parser;
+            std::panic::panic_any("too strange");
+        });
+        assert!(broken.join().is_err());
+        assert_eq!(count(), 0, "it panicked");
+    }
 }
