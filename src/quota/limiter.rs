@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
+use governor::clock::{Clock, DefaultClock, Reference as _};
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota as Rate, RateLimiter};
@@ -19,6 +19,9 @@ use crate::domain::{Charge, DecisionId, Failure, Quota, Whose};
 use crate::verdict::Fault;
 
 use super::Settings;
+
+/// How often a full table is looked through for buckets to drop: that takes milliseconds, and whoever finds it full asks for it.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a charge was not taken. Charges before it in the list stay taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,11 +78,18 @@ struct Key {
 
 type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
+#[derive(Debug)]
+struct Table<C: Clock> {
+    buckets: HashMap<Key, Arc<Bucket<C>>>,
+    /// When it was looked through last.
+    swept: Option<C::Instant>,
+}
+
 /// Every rate bucket of the server.
 #[derive(Debug)]
 pub struct Limiter<C: Clock = DefaultClock> {
     // Read on the way of every charge; written only to add a bucket. Never held across an await.
-    buckets: RwLock<HashMap<Key, Arc<Bucket<C>>>>,
+    table: RwLock<Table<C>>,
     most: AtomicUsize,
     clock: C,
 }
@@ -94,7 +104,8 @@ impl Limiter<DefaultClock> {
 impl<C: Clock + Clone> Limiter<C> {
     /// An empty table on a clock of the caller's.
     pub fn with_clock(settings: &Settings, clock: C) -> Self {
-        Self { buckets: RwLock::default(), most: settings.max_buckets.into(), clock }
+        let table = RwLock::new(Table { buckets: HashMap::new(), swept: None });
+        Self { table, most: settings.max_buckets.into(), clock }
     }
 
     /// From now on, so many buckets may be alive; those there are stay.
@@ -131,18 +142,21 @@ impl<C: Clock + Clone> Limiter<C> {
     }
 
     fn bucket(&self, key: Key, rate: Rate) -> Result<Arc<Bucket<C>>, LimitRefusal> {
-        if let Some(bucket) = self.buckets.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(bucket) = self.table.read().unwrap_or_else(PoisonError::into_inner).buckets.get(&key) {
             return Ok(bucket.clone());
         }
-        let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
-        let most = self.most.load(Ordering::Relaxed);
-        if buckets.len() >= most {
-            buckets.retain(|key, bucket| !is_full(key, bucket));
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let (most, now) = (self.most.load(Ordering::Relaxed), self.clock.now());
+        let due = table.swept.is_none_or(|swept| Duration::from(now.duration_since(swept)) >= SWEEP_EVERY);
+        if table.buckets.len() >= most && due {
+            table.swept = Some(now);
+            table.buckets.retain(|key, bucket| !is_full(key, bucket));
         }
-        if buckets.len() >= most {
+        if table.buckets.len() >= most {
             return Err(LimitRefusal::Full { most: most as u64 });
         }
-        let bucket = buckets
+        let bucket = table
+            .buckets
             .entry(key)
             .or_insert_with(|| Arc::new(RateLimiter::direct_with_clock(rate, self.clock.clone())));
         Ok(bucket.clone())
@@ -224,5 +238,21 @@ mod tests {
         assert_eq!(limiter.take(&tenant, &[charge("b", 1, 1)]), Err(LimitRefusal::Full { most: 1 }));
         clock.advance(Duration::from_secs(1));
         assert_eq!(limiter.take(&tenant, &[charge("b", 1, 1)]), Ok(()));
+    }
+
+    #[test]
+    fn a_full_table_is_looked_through_once_a_second_at_most() {
+        let (limiter, clock) = limiter(1);
+        let tenant = "t".into();
+        let quick = |bucket: &str| {
+            let quota = Quota { burst: 1, count: 1, period: Duration::from_millis(100) };
+            ("p".into(), Charge { bucket: bucket.to_owned(), cost: 1, quota, rule: "r".to_owned() })
+        };
+        assert_eq!(limiter.take(&tenant, &[quick("a")]), Ok(()));
+        assert_eq!(limiter.take(&tenant, &[quick("b")]), Err(LimitRefusal::Full { most: 1 }));
+        clock.advance(Duration::from_millis(999));
+        assert_eq!(limiter.take(&tenant, &[quick("b")]), Err(LimitRefusal::Full { most: 1 }));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(limiter.take(&tenant, &[quick("b")]), Ok(()));
     }
 }
