@@ -28,8 +28,13 @@ impl Network {
             None => (text.parse().ok()?, None),
         };
         let most = if matches!(address, IpAddr::V4(_)) { 32 } else { 128 };
-        let prefix = prefix.unwrap_or(most);
-        (prefix <= most).then_some(Self { address, prefix })
+        let prefix: u8 = prefix.unwrap_or(most);
+        let network = (prefix <= most).then_some(Self { address, prefix })?;
+        // Peers are compared as what they are, and so are networks: ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+        Some(match (address.to_canonical(), prefix.checked_sub(96)) {
+            (address @ IpAddr::V4(_), Some(prefix)) if most == 128 => Self { address, prefix },
+            _ => network,
+        })
     }
 
     /// Whether a loopback address is in it.
@@ -143,5 +148,12 @@ mod tests {
         assert!(Network::parse("0.0.0.0/0").unwrap().contains("203.0.113.9".parse().unwrap()));
         assert!(!Network::parse("203.0.113.8").unwrap().contains("203.0.113.9".parse().unwrap()));
         assert!(Network::parse("10.0.0.0/8").unwrap().contains("::ffff:10.1.1.1".parse().unwrap()));
+        for mapped in ["::ffff:10.0.0.0/104", "::ffff:10.1.1.1"] {
+            let mapped = Network::parse(mapped).unwrap();
+            for address in ["10.1.1.1", "::ffff:10.1.1.1"] {
+                assert!(mapped.contains(address.parse().unwrap()), "{address} in {mapped:?}");
+            }
+            assert!(!mapped.contains("11.1.1.1".parse().unwrap()));
+        }
     }
 }
