@@ -4,6 +4,8 @@ mod least;
 
 use std::fmt::Display;
 
+use crate::domain::Principal;
+
 use super::raw::{IdentityOf, JwtTable, Raw, TenantLimits};
 use super::{Auto, Cap, ConfigFailure, Time};
 
@@ -73,11 +75,16 @@ fn tokens(raw: &Raw) -> Result<(), ConfigFailure> {
                 "auth.token.{name}.sha256: must be the 64 hexadecimal digits of: printf %s \"$TOKEN\" | sha256sum"
             ));
         }
-        if token.subject.is_empty() || token.subject.len() > 256 {
-            return refuse(format!("auth.token.{name}.subject: 1 to 256 bytes"));
-        }
+        subject(&format!("auth.token.{name}"), &token.subject)?;
     }
     Ok(())
+}
+
+fn subject(table: &str, subject: &str) -> Result<(), ConfigFailure> {
+    if Principal::is_subject(subject) {
+        return Ok(());
+    }
+    refuse(format!("{table}.subject: 1 to {} bytes, without control characters", Principal::MAX_SUBJECT))
 }
 
 fn certificates(raw: &Raw) -> Result<(), ConfigFailure> {
@@ -98,9 +105,7 @@ fn certificates(raw: &Raw) -> Result<(), ConfigFailure> {
                 "auth.mtls.{name}.name: say which kind of name: cn:, dns:, uri: or email: and the name"
             ));
         }
-        if table.subject.is_empty() || table.subject.len() > 256 {
-            return refuse(format!("auth.mtls.{name}.subject: 1 to 256 bytes"));
-        }
+        subject(&format!("auth.mtls.{name}"), &table.subject)?;
     }
     Ok(())
 }

@@ -20,6 +20,15 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Longest subject, bytes.
+    pub const MAX_SUBJECT: usize = 256;
+
+    /// Whether the text can be a subject: 1 to [`Self::MAX_SUBJECT`] bytes, none of which ends a line or steers a terminal, for it is
+    /// shown among others.
+    pub fn is_subject(text: &str) -> bool {
+        (1..=Self::MAX_SUBJECT).contains(&text.len()) && !text.contains(char::is_control)
+    }
+
     /// Whether both name the same owner of sessions: same tenant and same subject.
     pub fn is_same_owner(&self, other: &Self) -> bool {
         self.tenant == other.tenant && self.subject == other.subject

@@ -324,7 +324,8 @@ impl Jwt {
             TenantOf::Fixed(tenant) => tenant.as_str(),
             TenantOf::Claim(claim) => text(claim).filter(|t| is_name(t)).ok_or("its tenant is no name")?,
         };
-        let subject = text(&self.subject).ok_or("it has no subject")?;
+        let subject = text(&self.subject).filter(|text| Principal::is_subject(text));
+        let subject = subject.ok_or("it has no subject, or one with control characters")?;
         let groups = self.groups_of(claims)?;
         let shown = |name: &String| Some((name.clone(), claims.others.get(name)?.shown()?));
         Ok(Principal {

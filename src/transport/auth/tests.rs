@@ -118,7 +118,17 @@ fn a_jwt_whose_claims_are_missing_or_of_another_type_is_refused() {
         ("nbf", &[Value::Null, json!("0"), json!(-1), json!(1e300), json!(future)]),
         ("iss", &[Value::Null, json!("https://other.example"), json!(["https://issuer.example"]), json!(7)]),
         ("aud", &[Value::Null, json!("other"), json!(["other"]), json!(7), json!([])]),
-        ("sub", &[Value::Null, json!(""), json!(7), json!("x".repeat(257))]),
+        (
+            "sub",
+            &[
+                Value::Null,
+                json!(""),
+                json!(7),
+                json!("x".repeat(257)),
+                json!("ada\nbob"),
+                json!("ada\u{1b}[2J"),
+            ],
+        ),
         ("tenant", &[Value::Null, json!(""), json!("../x"), json!("Acme"), json!("*"), json!(["acme"])]),
         ("groups", &[Value::Null, json!("ops"), json!([7]), json!([""]), json!(vec!["g"; 65])]),
     ];
