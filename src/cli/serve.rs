@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::config::{self, Auto, Environment, Loaded, LogFormat, Sources, token};
 use crate::domain::Tier;
@@ -12,6 +13,9 @@ use crate::warden;
 
 use super::args;
 use super::output::{Trouble, say};
+
+/// How long threads that block may take to end once the server is gone.
+const BLOCKED: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     let environment = Environment::of_process();
@@ -24,7 +28,6 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     let warnings = setup.warnings.clone();
     let source: Source = Box::new(move || {
         let loaded = config::load(&sources, &environment).map_err(|e| e.to_string())?;
-        telemetry::check(&loaded.settings.log.level).map_err(|e| e.to_string())?;
         let setup = Setup::new(&loaded.settings, made.as_deref()).map_err(|e| e.to_string())?;
         Ok(Fresh { loaded, setup })
     });
@@ -33,7 +36,7 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
     hidden.map_err(|error| Trouble::failed(format!("the process cannot be closed to others: {error}")))?;
     warden::keep_little_memory();
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let left = runtime.block_on(async {
         // Before anybody is told that the server is there: who reads the banner may send a signal at once.
         let told = Told::listen();
         let told = told.map_err(|error| Trouble::failed(format!("signals cannot be waited for: {error}")))?;
@@ -45,7 +48,10 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
                 Err(Trouble::failed("the warden was gone; every job was killed. Start the gateway again"))
             }
         }
-    })
+    });
+    // What still blocks a thread, such as a file that is never read to its end, ends with the process.
+    runtime.shutdown_timeout(BLOCKED);
+    left
 }
 
 pub(super) fn sources(from: &args::From) -> Sources {

@@ -1,7 +1,7 @@
 //! Running until told to stop, and stopping in order.
 //!
 //! Told to stop: for `drain.delay` only readiness says so. Then no new sessions or jobs, every client is told, jobs have their grace. Then TERM, `kill_grace`, KILL; every
-//! session is closed, every socket gets close 1012, the log is flushed, the warden leaves. A second signal kills at once.
+//! session is closed, every socket gets close 1012, the warden leaves, the log is flushed. A second signal kills at once.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use super::{Server, systemd, watch};
 
 /// Beyond `kill_grace`: how long killed trees may take to be empty, and sockets to say goodbye.
 const SLACK: Duration = Duration::from_secs(2);
+
+/// How long the last lines of the decision log may take to reach the disk: one that hangs must not keep the process.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// How a gateway ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,8 +148,13 @@ impl Server {
         if timeout(SLACK, self.tracker.wait()).await.is_err() {
             tracing::warn!(tasks = self.tracker.len(), "some tasks did not end in time");
         }
-        self.core.rooms.audit.flush().await;
         let orderly = self.core.rooms.warden.shutdown().await;
+        if timeout(FLUSH, self.core.rooms.audit.flush()).await.is_err() {
+            tracing::error!(
+                lines = self.core.rooms.audit.waiting(),
+                "the decision log could not be flushed within {FLUSH:?}: its last lines may be missing; look at its disk"
+            );
+        }
         tracing::info!(orderly, "gone");
     }
 }
