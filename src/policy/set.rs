@@ -86,6 +86,7 @@ struct Shared {
     at_once: u32,
     current: ArcSwap<Generation>,
     last: AtomicU64,
+    /// As many as there are turns, so seldom waited for: but a decision whose caller has left, and with him his turn, goes on.
     places: Arc<Semaphore>,
     wait: Duration,
     zone: Zone,

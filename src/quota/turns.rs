@@ -71,9 +71,10 @@ pub struct Turn {
     shared: Arc<Shared>,
 }
 
-/// Somebody who waits. Gives up the turn it was given and could not take.
+/// Somebody who waits. Gives up its place, and the turn it was given and could not take.
 struct Waiting {
     shared: Arc<Shared>,
+    tenant: Arc<str>,
     called: oneshot::Receiver<()>,
 }
 
@@ -117,10 +118,21 @@ impl Turns {
             }
             called
         };
-        let mut waiting = Waiting { shared: self.shared.clone(), called };
+        let mut waiting = Waiting { shared: self.shared.clone(), tenant: tenant.clone(), called };
         match timeout(self.shared.wait, &mut waiting.called).await {
             Ok(_) => Ok(Turn { shared: self.shared.clone() }),
             Err(_) => Err(NoTurn::Late { waited: self.shared.wait }),
+        }
+    }
+}
+
+impl State {
+    fn forget_those_gone(&mut self, tenant: &Arc<str>) {
+        let Some(queue) = self.waiting.get_mut(tenant) else { return };
+        queue.retain(|call| !call.is_closed());
+        if queue.is_empty() {
+            self.waiting.remove(tenant);
+            self.order.retain(|next| next != tenant);
         }
     }
 }
@@ -168,6 +180,8 @@ impl Drop for Waiting {
         // Called and gone in the same moment: the turn must not be lost. One that was taken has been received.
         if self.called.try_recv().is_ok() {
             self.shared.pass();
+        } else {
+            self.shared.state().forget_those_gone(&self.tenant);
         }
     }
 }
@@ -213,6 +227,10 @@ mod tests {
         assert_eq!(turns.take(&a).await.err(), Some(NoTurn::Crowded { most: 1 }));
         assert_eq!(turns.look(&b), Ok(()));
         assert_eq!(waiting.await.err(), Some(NoTurn::Late { waited: Duration::from_secs(5) }));
+        assert_eq!(turns.look(&a), Ok(()), "who waited in vain gives his place up");
+        let left = turns.take(&a).now_or_never();
+        assert!(left.is_none());
+        assert_eq!(turns.look(&a), Ok(()), "and so does who left");
     }
 
     #[tokio::test(start_paused = true)]
