@@ -5,6 +5,7 @@
 
 mod check;
 mod environment;
+pub mod guard;
 pub mod keys;
 mod layers;
 mod locate;
@@ -15,7 +16,7 @@ pub mod token;
 mod units;
 
 pub use environment::Environment;
-pub use layers::{Sources, guarded, load};
+pub use layers::{Sources, load};
 pub use raw::{
     AllowEnv, Auto, CertificateTable, ForcedTier, IdentityOf, JwtTable, LogFormat, ModeWord, NetworkWord,
     OnExpiryWord, Overflow, PolicyTable, ProfileTable, Raw, Require, Sync, TenantTable, TokenTable,
@@ -23,8 +24,6 @@ pub use raw::{
 pub use schema::schema;
 pub use show::{changed, show, show_json};
 pub use units::{Cap, Size, Time};
-
-use std::path::PathBuf;
 
 /// A configuration that holds together, and where each value of it came from.
 pub struct Loaded {
@@ -43,24 +42,9 @@ impl std::fmt::Debug for Loaded {
 /// Why a configuration was refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFailure {
-    /// A file that was named is not there or cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel says.
-        error: std::io::Error,
-    },
-    /// A file that somebody else could change.
-    #[error("{} can be changed by others ({why}); make it safe with: {remedy}", path.display())]
-    Unsafe {
-        /// Which file or directory.
-        path: PathBuf,
-        /// Who could.
-        why: &'static str,
-        /// The command to run.
-        remedy: String,
-    },
+    /// A file that cannot be believed.
+    #[error("{0}")]
+    File(#[from] guard::GuardFailure),
     /// A key or value that is wrong.
     #[error("{place}: {what}")]
     Wrong {

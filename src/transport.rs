@@ -49,7 +49,7 @@ pub use listener::{Bound, Door, bind};
 pub use metrics::Render;
 pub use proxy::Network;
 pub use router::Gateway;
-pub use tls::{Tls, TlsFailure, TlsFiles, load as load_tls};
+pub use tls::{Pem, Tls, TlsFailure, TlsFiles, load as load_tls};
 pub use tokio_rustls::rustls::ServerConfig;
 
 use std::time::Duration;

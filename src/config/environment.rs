@@ -1,22 +1,20 @@
 //! The process environment, read once.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::ConfigFailure;
+use super::layers::One;
+
 /// Variables that begin with the prefix and are no settings.
-const NOT_SETTINGS: [&str; 6] = [
-    "EXECGATE_CA",
-    "EXECGATE_URL",
-    "EXECGATE_TOKEN",
-    "EXECGATE_TOKEN_FILE",
-    "EXECGATE_JOB",
-    "EXECGATE_CONFIG",
-];
+const NOT_SETTINGS: [&str; 5] =
+    ["EXECGATE_CA", "EXECGATE_URL", "EXECGATE_TOKEN", "EXECGATE_TOKEN_FILE", "EXECGATE_JOB"];
 
 /// What the environment says to this program.
 #[derive(Clone, Default)]
 pub struct Environment {
-    variables: BTreeMap<String, String>,
+    variables: BTreeMap<String, OsString>,
 }
 
 impl std::fmt::Debug for Environment {
@@ -27,28 +25,35 @@ impl std::fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// The environment of this process; what is not UTF-8 is left out.
+    /// The environment of this process.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
-        Self {
-            variables: std::env::vars_os()
-                .filter_map(|(k, v)| k.into_string().ok().zip(v.into_string().ok()))
-                .collect(),
-        }
+        let variables = std::env::vars_os();
+        Self { variables: variables.map(|(k, v)| (k.to_string_lossy().into_owned(), v)).collect() }
     }
 
-    /// A variable's value, when it is set and not empty.
+    /// A variable's value, when it is set, not empty, and text.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.variables.get(name).and_then(|value| value.to_str()).filter(|value| !value.is_empty())
     }
 
-    /// The variables that are settings: name, dotted key, value.
-    pub(super) fn settings(&self) -> Vec<(String, String, String)> {
-        let setting = |(name, value): (&String, &String)| {
-            let key = name.strip_prefix("EXECGATE_").filter(|_| !NOT_SETTINGS.contains(&name.as_str()))?;
-            Some((name.clone(), key.to_ascii_lowercase().replace("__", "."), value.clone()))
-        };
-        self.variables.iter().filter_map(setting).collect()
+    /// The variables that are settings.
+    ///
+    /// # Errors
+    /// The first that names no key or is no text.
+    pub(super) fn settings(&self) -> Result<Vec<One>, ConfigFailure> {
+        let of_ours = self.variables.iter().filter(|(name, _)| !NOT_SETTINGS.contains(&name.as_str()));
+        let settings =
+            of_ours.filter_map(|(name, value)| Some((name, name.strip_prefix("EXECGATE_")?, value)));
+        settings
+            .map(|(name, rest, value)| {
+                let name = format!("the environment variable {name}");
+                let wrong = |what: &str| ConfigFailure::Wrong { place: name.clone(), what: what.to_owned() };
+                let key = key(rest).ok_or_else(|| wrong("names no key; write EXECGATE_SECTION__KEY"))?;
+                let value = value.to_str().ok_or_else(|| wrong("is no UTF-8 text"))?.to_owned();
+                Ok(One { name, key, value })
+            })
+            .collect()
     }
 
     /// Where state is kept: `/var/lib/execgate` for root, else `$XDG_STATE_HOME/execgate` or `~/.local/state/execgate` (XDG
@@ -64,4 +69,24 @@ impl Environment {
         }
         self.get("HOME").map(|home| PathBuf::from(home).join(".local/state/execgate"))
     }
+}
+
+/// The dotted key that the rest of a variable's name stands for. Names that others have given keep their case: those of variables,
+/// which may have two underscores within, and ids of keys.
+fn key(rest: &str) -> Option<String> {
+    let lower = rest.to_ascii_lowercase();
+    let given = |table: &str| lower.strip_prefix(table).and_then(|_| rest.get(table.len()..));
+    let key = if let Some(name) = given("jobs__env__") {
+        format!("jobs.env.{name}")
+    } else if let Some(id) = given("auth__jwt__key__") {
+        let (id, about) = id.split_at(id.find("__").unwrap_or(id.len()));
+        format!("auth.jwt.key.{id}{}", dotted(&about.to_ascii_lowercase()))
+    } else {
+        dotted(&lower)
+    };
+    key.split('.').all(|part| !part.is_empty()).then_some(key)
+}
+
+fn dotted(name: &str) -> String {
+    name.replace("__", ".")
 }

@@ -1,13 +1,13 @@
 //! The layers, in order, and what is wrong with them.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::Dict;
 
+use super::guard::{self, GuardFailure, Holds};
 use super::{ConfigFailure, Environment, Loaded, check, locate};
 
 /// The lowest layer.
@@ -18,6 +18,9 @@ pub(super) const BUILT_IN: &str = "the built-in defaults";
 
 /// Where the system keeps its configuration.
 const SYSTEM: &str = "/etc/execgate";
+
+/// Most dots of a key and brackets of a value that comes by the environment or by a flag: each may nest.
+const MOST_NESTED: usize = 256;
 
 /// Where configuration comes from.
 #[derive(Clone, Default)]
@@ -48,21 +51,28 @@ impl std::fmt::Debug for Sources {
 /// The first thing that is wrong, with file and line where there are any.
 pub fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, ConfigFailure> {
     let mut figment = Figment::from(Named { text: DEFAULTS.to_owned(), name: BUILT_IN.to_owned() });
-    let mut files = Vec::new();
+    let mut paths = Vec::new();
     if !sources.no_system {
-        files.extend(system_files()?);
+        paths.extend(system_files(Path::new(SYSTEM))?);
     }
-    files.extend(sources.files.iter().cloned());
-    for path in &files {
-        let text = read(path)?;
-        figment = figment.merge(Named { text, name: path.display().to_string() });
+    paths.extend(sources.files.iter().cloned());
+    let mut files = Vec::new();
+    for path in &paths {
+        let named = Named {
+            text: guard::read_text(path, Holds::Public, guard::MOST)?,
+            name: path.display().to_string(),
+        };
+        figment = figment.merge(named.clone());
+        files.push(named);
     }
-    for (name, key, value) in environment.settings() {
-        figment = figment.merge(One { name: format!("the environment variable {name}"), key, value });
-    }
-    for (key, value) in &sources.flags {
-        let name = format!("the flag for {key}");
-        figment = figment.merge(One { name, key: key.clone(), value: value.clone() });
+    let flags = sources.flags.iter().map(|(key, value)| One {
+        name: format!("the flag for {key}"),
+        key: key.clone(),
+        value: value.clone(),
+    });
+    for one in environment.settings()?.into_iter().chain(flags) {
+        one.is_shallow()?;
+        figment = figment.merge(one);
     }
     let settings = figment.extract().map_err(|error| locate::explain(&error, &files))?;
     check::whole(&settings)?;
@@ -71,9 +81,9 @@ pub fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Conf
 
 /// A TOML text under the name of its file.
 #[derive(Debug, Clone)]
-struct Named {
-    text: String,
-    name: String,
+pub(super) struct Named {
+    pub(super) text: String,
+    pub(super) name: String,
 }
 
 impl figment::Provider for Named {
@@ -88,10 +98,22 @@ impl figment::Provider for Named {
 
 /// One value from outside a file, under the name of where it came from. Read as figment reads environment variables: a
 /// number, a word, or TOML-like lists and tables.
-struct One {
-    name: String,
-    key: String,
-    value: String,
+pub(super) struct One {
+    pub(super) name: String,
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+impl One {
+    /// # Errors
+    /// That it could nest deeper than any setting does: reading it takes stack.
+    fn is_shallow(&self) -> Result<(), ConfigFailure> {
+        if self.key.matches('.').count() + self.value.matches(['[', '{']).count() <= MOST_NESTED {
+            return Ok(());
+        }
+        let what = format!("more than {MOST_NESTED} dots and brackets; write it in a file");
+        Err(ConfigFailure::Wrong { place: self.name.clone(), what })
+    }
 }
 
 impl figment::Provider for One {
@@ -108,56 +130,58 @@ impl figment::Provider for One {
     }
 }
 
-fn system_files() -> Result<Vec<PathBuf>, ConfigFailure> {
-    let main = Path::new(SYSTEM).join("execgate.toml");
-    let mut files: Vec<_> = main.exists().then_some(main).into_iter().collect();
-    let directory = Path::new(SYSTEM).join("conf.d");
-    if let Ok(entries) = std::fs::read_dir(&directory) {
-        let mut parts: Vec<_> = entries
-            .flatten()
-            .map(|e| e.path())
-            .filter(|p| p.extension().is_some_and(|e| e == "toml"))
-            .collect();
-        parts.sort();
-        files.extend(parts);
+/// The files of the system's directory. Only what is not there may be left out: who cannot look must not say that all is good.
+fn system_files(directory: &Path) -> Result<Vec<PathBuf>, ConfigFailure> {
+    let main = directory.join("execgate.toml");
+    let mut files: Vec<_> = is_there(&main)?.then_some(main).into_iter().collect();
+    let parts = directory.join("conf.d");
+    if is_there(&parts)? {
+        let unreadable = |error| GuardFailure::Unreadable { path: parts.clone(), error };
+        let entries = std::fs::read_dir(&parts).map_err(unreadable)?;
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut found = paths.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        found.sort();
+        files.extend(found);
     }
     Ok(files)
 }
 
-/// Reads a file that nobody but us and root can change.
-fn read(path: &Path) -> Result<String, ConfigFailure> {
-    let real = guarded(path)?;
-    std::fs::read_to_string(&real).map_err(|error| ConfigFailure::Unreadable { path: path.to_owned(), error })
+/// Whether the path names something, a dangling symlink included.
+fn is_there(path: &Path) -> Result<bool, GuardFailure> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(GuardFailure::Unreadable { path: path.to_owned(), error }),
+    }
 }
 
-/// The file after symlinks, when nobody but us and root can change it.
-///
-/// # Errors
-/// That it cannot be found, or that it or its directory is open to others.
-pub fn guarded(path: &Path) -> Result<PathBuf, ConfigFailure> {
-    let unreadable = |error| ConfigFailure::Unreadable { path: path.to_owned(), error };
-    let real = path.canonicalize().map_err(unreadable)?;
-    for place in [Some(real.as_path()), real.parent()].into_iter().flatten() {
-        safe(place, &std::fs::metadata(place).map_err(unreadable)?)?;
-    }
-    Ok(real)
-}
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
 
-/// # Errors
-/// [`ConfigFailure::Unsafe`] for what others could change. A directory with the sticky bit protects its entries.
-fn safe(path: &Path, metadata: &Metadata) -> Result<(), ConfigFailure> {
-    const OTHERS_WRITE: u32 = 0o022;
-    const STICKY: u32 = 0o1000;
-    let path = path.to_owned();
-    let ours = [0, nix::unistd::geteuid().as_raw()];
-    if !ours.contains(&metadata.uid()) {
-        let remedy = format!("chown root {}", path.display());
-        return Err(ConfigFailure::Unsafe { path, why: "its owner is another user", remedy });
+    use super::*;
+
+    #[test]
+    fn of_the_systems_files_only_what_is_not_there_is_left_out() {
+        let place = tempfile::tempdir().unwrap();
+        let within = |name: &str| place.path().join(name);
+        assert_eq!(system_files(&within("nothing")).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(system_files(place.path()).unwrap(), Vec::<PathBuf>::new());
+        symlink("nowhere", within("execgate.toml")).unwrap();
+        let found = system_files(place.path()).unwrap();
+        assert_eq!(found, [within("execgate.toml")], "reading it will tell that it leads nowhere");
+        std::fs::write(within("conf.d"), "").unwrap();
+        let refused = system_files(place.path()).unwrap_err().to_string();
+        assert!(refused.contains("conf.d"), "{refused}");
+        let refused = system_files(&within("conf.d")).unwrap_err().to_string();
+        assert!(refused.contains("conf.d/execgate.toml"), "{refused}");
+        std::fs::remove_file(within("conf.d")).unwrap();
+        std::fs::create_dir(within("conf.d")).unwrap();
+        for name in ["conf.d/b.toml", "conf.d/a.toml", "conf.d/c.bak"] {
+            std::fs::write(within(name), "").unwrap();
+        }
+        let found = system_files(place.path()).unwrap();
+        assert_eq!(found, ["execgate.toml", "conf.d/a.toml", "conf.d/b.toml"].map(within));
     }
-    let sticky = metadata.is_dir() && metadata.mode() & STICKY != 0;
-    if metadata.mode() & OTHERS_WRITE != 0 && !sticky {
-        let remedy = format!("chmod go-w {}", path.display());
-        return Err(ConfigFailure::Unsafe { path, why: "group or others may write", remedy });
-    }
-    Ok(())
 }

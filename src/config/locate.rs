@@ -3,16 +3,14 @@
 //! figment knows which layer a value came from, and no line; the line is looked up in the file's own spans. A value of
 //! the wrong type is not told: in the wrong place or without its quotes it may be a secret, and this text ends up in logs.
 
-use std::path::{Path, PathBuf};
-
 use figment::error::{Actual, Kind};
 use toml_edit::{ImDocument, Item};
 
 use super::ConfigFailure;
-use super::layers::DEFAULTS;
+use super::layers::{DEFAULTS, Named};
 
 /// What is wrong, and where.
-pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailure {
+pub(super) fn explain(error: &figment::Error, files: &[Named]) -> ConfigFailure {
     if let Some(broken) = files.iter().find_map(|file| syntax(file)) {
         return broken;
     }
@@ -40,19 +38,16 @@ pub(super) fn explain(error: &figment::Error, files: &[PathBuf]) -> ConfigFailur
         }
         other => format!("{}: {other}", path.join(".")),
     };
-    let file = files.iter().find(|file| file.display().to_string() == layer);
-    let line =
-        file.and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| line_of(&text, &path));
+    let line = files.iter().find(|file| file.name == layer).and_then(|file| line_of(&file.text, &path));
     let place = line.map_or_else(|| layer.clone(), |line| format!("{layer}:{line}"));
     ConfigFailure::Wrong { place, what }
 }
 
 /// Where and why the file is no TOML, when that is what is wrong.
-fn syntax(file: &Path) -> Option<ConfigFailure> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let error = ImDocument::parse(text.as_str()).err()?;
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let place = format!("{}:{}", file.display(), before.matches('\n').count() + 1);
+fn syntax(file: &Named) -> Option<ConfigFailure> {
+    let error = ImDocument::parse(file.text.as_str()).err()?;
+    let before = error.span().and_then(|span| file.text.get(..span.start)).unwrap_or_default();
+    let place = format!("{}:{}", file.name, before.matches('\n').count() + 1);
     Some(ConfigFailure::Wrong { place, what: error.message().to_owned() })
 }
 

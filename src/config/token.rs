@@ -1,12 +1,14 @@
 //! The token a server on loopback makes for its own user.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::guard::{self, GuardFailure, Holds};
 
 /// The token's file within the state directory.
 pub const FILE: &str = "token";
@@ -20,7 +22,7 @@ const MOST: u64 = 4096;
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFailure {
-    /// A file or directory cannot be made or read.
+    /// A file or directory cannot be made.
     #[error("{}: {error}", path.display())]
     Io {
         /// Which.
@@ -28,9 +30,12 @@ pub enum TokenFailure {
         /// What the kernel says.
         error: io::Error,
     },
-    /// Others can read it.
-    #[error("{} can be read by others; make it safe with: chmod 600 {}", _0.display(), _0.display())]
-    Exposed(PathBuf),
+    /// The file cannot be read, or is no secret.
+    #[error("{0}")]
+    File(#[from] GuardFailure),
+    /// There is none in it.
+    #[error("{}: the file is empty; remove it and start the server again", .0.display())]
+    Empty(PathBuf),
 }
 
 /// Reads the token, or makes one of 256 random bits in a file that only this user can read.
@@ -43,7 +48,8 @@ pub fn ensure(path: &Path) -> Result<String, TokenFailure> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     }
     match read(path) {
-        Err(TokenFailure::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(TokenFailure::File(GuardFailure::Unreadable { error, .. }))
+            if error.kind() == io::ErrorKind::NotFound => {}
         found => return found,
     }
     let mut bits = [0; BYTES];
@@ -69,18 +75,9 @@ pub fn ensure(path: &Path) -> Result<String, TokenFailure> {
 /// # Errors
 /// [`TokenFailure`]
 pub fn read(path: &Path) -> Result<String, TokenFailure> {
-    let failed = |error| TokenFailure::Io { path: path.to_owned(), error };
-    let file = OpenOptions::new().read(true).open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-        return Err(TokenFailure::Exposed(path.to_owned()));
-    }
-    let mut text = String::new();
-    file.take(MOST).read_to_string(&mut text).map_err(failed)?;
+    let text = guard::read_text(path, Holds::Secret, MOST)?;
     match text.trim() {
-        "" => Err(failed(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is empty; remove it and start the server again",
-        ))),
+        "" => Err(TokenFailure::Empty(path.to_owned())),
         token => Ok(token.to_owned()),
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn replace(policies: &Policies, settings: &[PolicySettings]) -> Resul
 fn safe(settings: &[PolicySettings]) -> Result<(), PoliciesFailure> {
     for policy in settings {
         if let Module::File(path) = &policy.module {
-            config::guarded(path).map_err(|why| PoliciesFailure::Unsafe {
+            config::guard::look(path).map_err(|why| PoliciesFailure::Unsafe {
                 policy: policy.name.clone(),
                 why: why.to_string(),
             })?;

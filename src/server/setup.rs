@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::guard::GuardFailure;
 use crate::config::{
     ForcedTier, ModeWord, NetworkWord, Overflow, PolicyTable, ProfileTable, Raw, Require, Sync,
 };
@@ -17,7 +18,7 @@ use crate::policy::{Module, PolicySettings, default_set};
 use crate::transport::{Credentials, Names, Network};
 use people::{People, home, invoker};
 
-use crate::{audit, policy, quota, session, stream, transport, warden};
+use crate::{audit, policy, quota, session, stream, telemetry, transport, warden};
 
 /// The profile that is there unless the configuration makes another of its name.
 const OFFLINE: &str = "offline";
@@ -94,6 +95,17 @@ pub enum SetupFailure {
         "tenant.{0}.identity: only root can run jobs as another user; start the server as root, or leave the identity out"
     )]
     NotRoot(String),
+    /// A file that cannot be believed.
+    #[error("{section}: {failure}")]
+    File {
+        /// What names it.
+        section: &'static str,
+        /// What is wrong.
+        failure: GuardFailure,
+    },
+    /// What is to be logged cannot be understood.
+    #[error("{0}")]
+    Level(#[from] telemetry::BadFilter),
     /// A file of keys that cannot be used.
     #[error("auth.jwt: {}: {what}", path.display())]
     Keys {
@@ -116,6 +128,7 @@ impl Setup {
     /// # Errors
     /// What this host does not have.
     pub fn new(raw: &Raw, token: Option<&str>) -> Result<Self, SetupFailure> {
+        telemetry::check(&raw.log.level)?;
         let loopback = raw.server.listen.ip().is_loopback();
         let people = People::of(raw)?;
         let root_jobs = people.root_jobs();
@@ -153,6 +166,7 @@ impl Setup {
                 breaker_window: raw.breaker.window.0,
                 breaker_rest: raw.breaker.rest.0,
                 turns: pool(raw),
+                turn_wait: raw.policies.wait.0,
                 ..quota::Settings::default()
             },
             warden: warden_settings(raw, &people),

@@ -4,8 +4,6 @@
 //! for when there is an authority to verify them by, and are one credential among others: none is fine, a bad one ends
 //! the handshake.
 
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,34 +17,35 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::auth::Authorities;
 
-/// Largest file of certificates or keys, bytes.
-const MOST: u64 = 1 << 20;
+/// A text in PEM, and the file it is from.
+pub struct Pem {
+    /// Which.
+    pub path: PathBuf,
+    /// What it holds.
+    pub text: Vec<u8>,
+}
 
-/// Where certificate and key are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl std::fmt::Debug for Pem {
+    // It may be a key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pem").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Certificate and key.
+#[derive(Debug)]
 pub struct TlsFiles {
-    /// The chain, leaf first, PEM.
-    pub cert: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-    /// Who vouches for client certificates, PEM.
-    pub client_ca: Option<PathBuf>,
+    /// The chain, leaf first.
+    pub cert: Pem,
+    /// Its key.
+    pub key: Pem,
+    /// Who vouches for client certificates.
+    pub client_ca: Option<Pem>,
 }
 
 /// Why TLS cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFailure {
-    /// A file that is not there or cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel says.
-        error: std::io::Error,
-    },
-    /// A key that others can read.
-    #[error("{} can be read or changed by others; make it safe with: chmod o= {}", _0.display(), _0.display())]
-    Exposed(PathBuf),
     /// Not what it should be.
     #[error("{}: {what}", path.display())]
     Bad {
@@ -77,37 +76,37 @@ impl Tls {
     }
 }
 
-/// Reads certificate and key and makes sure that they belong together; and who vouches for client certificates.
+/// Takes certificate and key and makes sure that they belong together; and who vouches for client certificates.
 ///
 /// # Errors
 /// [`TlsFailure`], naming the file.
 pub fn load(files: &TlsFiles) -> Result<(Arc<ServerConfig>, Option<Authorities>), TlsFailure> {
     let bad = |path: &Path, what: String| TlsFailure::Bad { path: path.to_owned(), what };
-    let chain = certificates(&files.cert)?;
-    let key_text = read(&files.key, 0o007)?;
-    let key = PrivateKeyDer::from_pem_slice(&key_text)
-        .map_err(|e| bad(&files.key, format!("holds no private key in PEM: {e}")))?;
+    let (cert, key) = (&files.cert, &files.key);
+    let chain = certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_slice(&key.text)
+        .map_err(|e| bad(&key.path, format!("holds no private key in PEM: {e}")))?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])
-        .map_err(|e| bad(&files.cert, e.to_string()))?;
-    let authorities = files.client_ca.as_deref().map(authorities).transpose()?;
+        .map_err(|e| bad(&cert.path, e.to_string()))?;
+    let authorities = files.client_ca.as_ref().map(authorities).transpose()?;
     let builder = match &authorities {
         None => builder.with_no_client_auth(),
         Some(Authorities(verifier)) => builder.with_client_cert_verifier(verifier.clone()),
     };
     let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|e| bad(&files.cert, format!("does not go with its key {}: {e}", files.key.display())))?;
+        .with_single_cert(chain, private)
+        .map_err(|e| bad(&cert.path, format!("does not go with its key {}: {e}", key.path.display())))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A resumed session would skip the certificate's own check of dates.
     config.send_tls13_tickets = 0;
     Ok((Arc::new(config), authorities))
 }
 
-fn authorities(path: &Path) -> Result<Authorities, TlsFailure> {
-    let bad = |what: String| TlsFailure::Bad { path: path.to_owned(), what };
+fn authorities(pem: &Pem) -> Result<Authorities, TlsFailure> {
+    let bad = |what: String| TlsFailure::Bad { path: pem.path.clone(), what };
     let mut roots = RootCertStore::empty();
-    for root in certificates(path)? {
+    for root in certificates(pem)? {
         roots.add(root).map_err(|e| bad(e.to_string()))?;
     }
     let provider = Arc::new(ring::default_provider());
@@ -116,24 +115,11 @@ fn authorities(path: &Path) -> Result<Authorities, TlsFailure> {
     Ok(Authorities(verifier))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFailure> {
-    let text = read(path, 0o002)?;
-    let bad = |what: String| TlsFailure::Bad { path: path.to_owned(), what };
-    let found = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, TlsFailure> {
+    let bad = |what: String| TlsFailure::Bad { path: pem.path.clone(), what };
+    let found = CertificateDer::pem_slice_iter(&pem.text).collect::<Result<Vec<_>, _>>();
     match found.map_err(|e| bad(format!("not PEM: {e}")))? {
         none if none.is_empty() => Err(bad("holds no certificate in PEM".to_owned())),
         chain => Ok(chain),
     }
-}
-
-/// Reads a file that others have none of these rights to.
-fn read(path: &Path, forbidden: u32) -> Result<Vec<u8>, TlsFailure> {
-    let unreadable = |error| TlsFailure::Unreadable { path: path.to_owned(), error };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.mode() & forbidden != 0 {
-        return Err(TlsFailure::Exposed(path.to_owned()));
-    }
-    let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
 }

@@ -71,6 +71,11 @@ fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
             "[auth.token.x]\nsha256 = \"12\"\ntenant = \"a\"\nsubject = \"b\"\n",
             &["auth.token.x.sha256", "sha256sum"],
         ),
+        (
+            "[auth.token.x]\nsha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\ntenant = \"a\"\n\
+             subject = \"b\\nc\"\n",
+            &["auth.token.x.subject", "control characters"],
+        ),
     ];
     for (toml, words) in table {
         let output = check(&directory, toml);
@@ -100,6 +105,11 @@ fn what_could_serve_nobody_is_refused_with_the_least_that_would_do() {
         ("[limits]\nunauthenticated = 0\n".to_owned(), "limits.unauthenticated", "at least 1"),
         ("[breaker]\nfailures = 0\n".to_owned(), "breaker.failures", "at least 1"),
         ("[limits]\nmemory = \"10MiB\"\n".to_owned(), "limits.memory", "24MiB"),
+        ("[limits]\nrate_buckets = 0\n".to_owned(), "limits.rate_buckets", "at least 1"),
+        ("[policies]\npool = 0\n".to_owned(), "policies.pool", "at least 1"),
+        ("[jobs]\ngate = \"0s\"\n".to_owned(), "jobs.gate", "100ms"),
+        ("[audit]\ntenant_per_minute = \"0B\"\n".to_owned(), "audit.tenant_per_minute", "16KiB"),
+        ("[log]\nlevel = \"foo=bar=baz\"\n".to_owned(), "log.level", "foo=bar=baz"),
         ("[streams]\nbudget = \"100KiB\"\n".to_owned(), "streams.budget", "939KiB"),
         ("[streams]\nring = \"2MiB\"\n".to_owned(), "streams.ring", "streams.ring_max = 1MiB"),
         ("[tenant.a.limits]\nconnections = 1025\n".to_owned(), "tenant.a.limits.connections", "1024"),
@@ -346,4 +356,55 @@ fn the_schema_knows_every_key_with_its_default_and_meaning() {
         assert!(node["description"].as_str().is_some_and(|text| text.len() > 3), "{key} is not described");
     }
     assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn what_never_ends_or_is_too_long_is_no_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let token = ["ps", "--token-file", pipe.to_str().unwrap()];
+    let config = ["config", "check", "--config", pipe.to_str().unwrap()];
+    for arguments in [&config[..], &token] {
+        let output = Gateway::command(&directory).args(arguments).output().unwrap();
+        assert!(!output.status.success() && said(&output).contains("no regular file"), "{}", said(&output));
+    }
+    let output = check(&directory, &"#".repeat((1 << 20) + 1));
+    assert!(
+        !output.status.success() && said(&output).contains("more than 1048576 bytes"),
+        "{}",
+        said(&output)
+    );
+    for deep in [format!("limits.jobs={}", "[".repeat(30_000)), format!("limits{}=1", ".x".repeat(30_000))] {
+        let output = Gateway::command(&directory).args(["config", "check", "--set", &deep]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{:?}", output.status);
+        assert!(said(&output).contains("more than 256 dots and brackets"), "{:?}", output.status);
+    }
+}
+
+#[test]
+fn a_variable_names_a_key_or_is_refused_and_names_given_by_others_keep_their_case() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let with = |name: &str, value: &[u8], action: &[&str]| {
+        let value = std::ffi::OsString::from_vec(value.to_vec());
+        Gateway::command(&directory).args(action).env(name, value).output().unwrap()
+    };
+    for (name, value, word) in [
+        ("EXECGATE_CONTAINMENT__REQUIRE", &b"exact\xff"[..], "no UTF-8"),
+        ("EXECGATE_", b"x", "names no key"),
+        ("EXECGATE___LIMITS", b"x", "names no key"),
+        ("EXECGATE_LIMITS__", b"x", "names no key"),
+        ("EXECGATE_CONFIG", b"x", "no such key"),
+    ] {
+        let output = with(name, value, &["config", "check"]);
+        assert!(!output.status.success(), "accepted: {name}");
+        assert!(said(&output).contains(name) && said(&output).contains(word), "{name}: {}", said(&output));
+    }
+    let gateway = Gateway::with_environment("", &[("EXECGATE_JOBS__ENV__My__NAME", "one")]);
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["sh", "-c", "echo $My__NAME"]).await;
+        assert_eq!(client.output(&job, "stdout").await, b"one\n");
+    });
 }

@@ -1,5 +1,6 @@
 //! Reload, overload, drain, metrics and logs: what an operator relies on, by the real program.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use execgate::telemetry::metrics::{Kind, METRICS};
@@ -403,6 +404,54 @@ fn shutdown_during_a_slow_policy_call_starts_nothing_and_ends_in_time() {
     eprintln!("SIGTERM during a policy call to exit: {:?}", since.elapsed());
     assert!(since.elapsed() < Duration::from_millis(2_200), "delay, graces and 2 s: {:?}", since.elapsed());
     assert!(gateway.survivors().is_empty(), "{:?}", gateway.survivors());
+}
+
+#[test]
+fn a_start_waits_for_its_turn_as_long_as_policies_wait_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = directory.path().join("slow.wasm");
+    let slow = Guest { review: "(loop $l (br $l)) (unreachable)", ..Guest::default() };
+    std::fs::write(&module, slow.module()).unwrap();
+    let gateway = Gateway::with(&format!(
+        "[policies]\npool = 1\nwait = \"100ms\"\n[policy.quota]\nmodule = \"builtin:session-quota\"\n\
+         [policy.slow]\nmodule = {module:?}\nbudget = \"1s\"\n"
+    ));
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        client.call("session.open", json!({})).await.unwrap();
+        let first = client.send("job.start", json!({"argv": ["true"]})).await;
+        let second = client.send("job.start", json!({"argv": ["true"]})).await;
+        let refused =
+            client.find("who waits is told", |v| v["id"] == json!(first) || v["id"] == json!(second)).await;
+        assert_eq!(refused["error"]["data"]["kind"], "unavailable", "{refused}");
+        assert!(refused["error"]["message"].as_str().unwrap().contains("100ms"), "{refused}");
+    });
+}
+
+/// A reload that reads what never ends holds a thread, and a thread cannot be ended.
+#[test]
+fn shutdown_waits_for_no_file_that_is_never_read_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let table = directory.path().join("cases.toml");
+    let rules = format!(
+        "[policy.rules]\nmodule = \"builtin:command-rules\"\nsettings = {{ preset = \"developer\" }}\ntests = {table:?}\n"
+    );
+    std::fs::write(&table, "[[case]]\nname = \"true runs\"\nargv = [\"true\"]\nexpect = \"allow\"\n")
+        .unwrap();
+    let mut gateway = Gateway::with(&rules);
+    std::fs::remove_file(&table).unwrap();
+    nix::unistd::mkfifo(&table, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    gateway.signal(Signal::SIGHUP);
+    let mut writer = std::fs::OpenOptions::new();
+    writer.write(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
+    let mut held = None;
+    eventually(PATIENCE, "the reload reads it", || {
+        held = writer.open(&table).ok();
+        held.is_some()
+    });
+    gateway.signal(Signal::SIGTERM);
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+    drop(held);
 }
 
 /// Names and kinds that `/metrics` exports.

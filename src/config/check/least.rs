@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::audit;
 use crate::config::raw::{JwtTable, Raw};
 use crate::config::{Auto, ConfigFailure, Size, Time};
 use crate::stream;
@@ -25,6 +26,9 @@ const LEAST_HEADERS: usize = 20;
 /// Least memory to be held below: the gateway has more than this resident before anybody has come.
 const LEAST_MEMORY: Size = Size(24 << 20);
 
+/// Smallest share of the decision log: its longest line.
+const LEAST_SHARE: Size = Size(audit::MAX_LINE as u64);
+
 /// Claims that are read for what they are, and are not there for anything else.
 const REGISTERED: [&str; 5] = ["exp", "nbf", "iss", "aud", "jti"];
 
@@ -38,6 +42,7 @@ pub(super) fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
         ("limits.header_time", limits.header_time),
         ("limits.handshake", limits.handshake),
         ("streams.stall", streams.stall),
+        ("jobs.gate", raw.jobs.gate),
     ] {
         if time < LEAST_TIME {
             return refuse(format!("{key}: {time} leaves nobody the time to answer; at least {LEAST_TIME}"));
@@ -57,7 +62,9 @@ pub(super) fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
         ("limits.headers", limits.headers, LEAST_HEADERS),
         ("limits.connections", limits.connections, 1),
         ("limits.unauthenticated", limits.unauthenticated, 1),
+        ("limits.rate_buckets", limits.rate_buckets, 1),
         ("breaker.failures", raw.breaker.failures, 1),
+        ("policies.pool", raw.policies.pool.or(1), 1),
     ] {
         if number < least {
             return refuse(format!("{key}: with {number} nobody is served; at least {least}"));
@@ -68,6 +75,12 @@ pub(super) fn numbers(raw: &Raw) -> Result<(), ConfigFailure> {
     {
         return refuse(format!(
             "limits.memory: the gateway itself needs more than {memory}, and would admit nobody; at least {LEAST_MEMORY}, or \"auto\""
+        ));
+    }
+    let share = raw.audit.tenant_per_minute;
+    if share < LEAST_SHARE {
+        return refuse(format!(
+            "audit.tenant_per_minute: no decision fits into {share}, and every tenant would be refused; at least {LEAST_SHARE}"
         ));
     }
     rings(raw)

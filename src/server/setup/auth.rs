@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::guard::{self, Holds};
 use crate::config::{self, JwtTable, OnExpiryWord, Raw};
 use crate::domain::{Authority, Principal};
 use crate::transport::{
-    self, Authorities, CertificateName, Credential, Credentials, Jwt, JwtKey, OnExpiry, Roles, TenantOf,
+    self, Authorities, CertificateName, Credential, Credentials, Jwt, JwtKey, OnExpiry, Pem, Roles, TenantOf,
     TlsFiles, TokenDigest,
 };
 
@@ -80,7 +81,8 @@ fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
     let bad = |path: &Path, what: String| SetupFailure::Keys { path: path.to_owned(), what };
     let mut keys: Vec<JwtKey> = Vec::new();
     if let Some(path) = &table.jwks {
-        let set = config::keys::jwks(path).map_err(|e| bad(path, e.to_string()))?;
+        let set = config::keys::jwks(&read("auth.jwt", path, Holds::Public)?);
+        let set = set.map_err(|e| bad(path, e.to_string()))?;
         for jwk in &set {
             keys.push(JwtKey::from_jwk(jwk).map_err(|e| bad(path, e.to_string()))?);
         }
@@ -92,10 +94,9 @@ fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
                 format!("its kid {id:?} is in the JWKS too, and the token names no file; give each its own");
             return Err(bad(&key.file, what));
         }
-        let symmetric = key.algorithm.starts_with("HS");
-        let bytes = config::keys::file(&key.file, symmetric).map_err(|e| bad(&key.file, e.to_string()))?;
-        let read = JwtKey::from_file(id, &key.algorithm, &bytes);
-        keys.push(read.map_err(|e| bad(&key.file, e.to_string()))?);
+        let holds = if key.algorithm.starts_with("HS") { Holds::Secret } else { Holds::Public };
+        let made = JwtKey::from_file(id, &key.algorithm, &read("auth.jwt", &key.file, holds)?);
+        keys.push(made.map_err(|e| bad(&key.file, e.to_string()))?);
     }
     let claim = |named: &Option<String>, usual: &str| named.clone().unwrap_or_else(|| usual.to_owned());
     Ok(Jwt {
@@ -144,8 +145,19 @@ pub(super) fn tls(
     if !table.is_on() {
         return Ok((None, None));
     }
-    let client_ca = Some(table.client_ca.clone()).filter(|path| !path.as_os_str().is_empty());
-    let files = TlsFiles { cert: table.cert.clone(), key: table.key.clone(), client_ca };
+    let pem = |path: &Path, holds| {
+        Ok::<_, SetupFailure>(Pem { path: path.to_owned(), text: read("server.tls", path, holds)? })
+    };
+    let client_ca = Some(&table.client_ca).filter(|path| !path.as_os_str().is_empty());
+    let files = TlsFiles {
+        cert: pem(&table.cert, Holds::Public)?,
+        key: pem(&table.key, Holds::Secret)?,
+        client_ca: client_ca.map(|path| pem(path, Holds::Public)).transpose()?,
+    };
     let (config, authorities) = transport::load_tls(&files)?;
     Ok((Some(config), authorities))
+}
+
+fn read(section: &'static str, path: &Path, holds: Holds) -> Result<Vec<u8>, SetupFailure> {
+    guard::read(path, holds, guard::MOST).map_err(|failure| SetupFailure::File { section, failure })
 }

@@ -108,12 +108,28 @@ fn a_health_endpoint_that_does_not_check_that_processes_can_be_spawned() {
     });
 }
 
+/// Goes on when this is dropped.
+struct Stopped(nix::unistd::Pid);
+
+impl Stopped {
+    fn stop(pid: i32) -> Self {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        nix::sys::signal::kill(self.0, Signal::SIGCONT).unwrap();
+    }
+}
+
 #[test]
 fn a_probe_counts_though_everybody_who_asked_for_it_has_left() {
     let gateway = Gateway::with("[breaker]\nfailures = 1\nrest = \"1m\"\n");
-    let warden = nix::unistd::Pid::from_raw(gateway.warden);
     // No probe comes to an end before its time is up.
-    nix::sys::signal::kill(warden, Signal::SIGSTOP).unwrap();
+    let stopped = Stopped::stop(gateway.warden);
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address());
     eventually(PATIENCE, "the breaker opens", || {
         let mut peer = std::net::TcpStream::connect(gateway.address()).unwrap();
@@ -121,5 +137,5 @@ fn a_probe_counts_though_everybody_who_asked_for_it_has_left() {
         drop(peer);
         run(get(&gateway, "/metrics")).1.contains("execgate_breaker_open{breaker=\"spawn\"} 1")
     });
-    nix::sys::signal::kill(warden, Signal::SIGCONT).unwrap();
+    drop(stopped);
 }
