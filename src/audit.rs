@@ -100,6 +100,14 @@ pub enum OpenFailure {
         /// Which.
         path: PathBuf,
     },
+    /// Another gateway writes to it.
+    #[error(
+        "the decision log {}: another execgate writes to it; give each a file of its own, or wait until that one has ended", path.display()
+    )]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
     /// Its chain is broken: going on would hide that.
     #[error("the decision log: {bad}; keep the file as evidence under another name and start a new one")]
     Broken {

@@ -8,6 +8,9 @@ use sha2::{Digest as _, Sha256};
 /// Longest line, bytes, the line feed included.
 pub const MAX_LINE: usize = 16 * 1024;
 
+/// How every line begins.
+pub(super) const BEGIN: &[u8] = b"{\"entry\":";
+
 /// What stands for the line before the first.
 const NOTHING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -34,6 +37,7 @@ impl Head {
         (text, head)
     }
 
+    /// Begins with [`BEGIN`]: names are sorted.
     fn text(&self, value: &Value) -> String {
         json!({"seq": self.lines + 1, "prev": self.hash, "entry": value}).to_string()
     }

@@ -1,7 +1,7 @@
 //! Proving a log: every file of it, oldest first, as one chain.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -73,13 +73,23 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Goes through the lines of all files, as long as `each` wants more.
-pub(super) fn follow(files: &[PathBuf], mut each: impl FnMut(Value, &Head) -> bool) -> Result<Head, BadLine> {
+pub(super) fn follow(files: &[PathBuf], each: impl FnMut(Value, &Head) -> bool) -> Result<Head, BadLine> {
+    follow_to(files, u64::MAX, each)
+}
+
+/// The same, but of the last file only so many bytes.
+pub(super) fn follow_to(
+    files: &[PathBuf],
+    bytes: u64,
+    mut each: impl FnMut(Value, &Head) -> bool,
+) -> Result<Head, BadLine> {
     let mut head = Head::start();
     let mut is_first = true;
-    for file in files {
+    for (at, file) in files.iter().enumerate() {
         let bad = |line, why| BadLine { file: file.clone(), line, why };
         let opened = File::open(file).map_err(|error| bad(0, format!("cannot be read: {error}")))?;
-        let mut reader = BufReader::new(opened);
+        let bytes = if at + 1 == files.len() { bytes } else { u64::MAX };
+        let mut reader = BufReader::new(opened.take(bytes));
         let mut line = 0;
         while let Some((value, next)) = head.next(&mut reader, is_first).map_err(|why| bad(line + 1, why))? {
             line += 1;

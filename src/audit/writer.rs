@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::domain::Principal;
 
 use super::backlog::{Backlog, NoRoom};
-use super::chain::{Head, MAX_LINE};
+use super::chain::{BEGIN, Head, MAX_LINE};
 use super::entry::{Keep, now_ms};
 use super::mask::Masks;
 use super::tally::{RefusedBy, Tally};
-use super::verify::{follow, rotated};
+use super::verify::{follow_to, rotated};
 use super::{AuditRefused, Entry, OpenFailure, Settings, Sync};
 
 /// How often refusals are written, a broken file is tried again, and lines reach the disk under [`Sync::EverySecond`].
@@ -34,6 +34,9 @@ const LINGER_ROOM: usize = 1024;
 const HEAD_EVERY: Duration = Duration::from_secs(60);
 /// How long after a rotation that failed the next one is tried: what it lacked, room or descriptors, somebody has to free.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long another writer of the same log may take to end.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 enum Work {
@@ -186,7 +189,7 @@ fn next(work: &Receiver<Work>, linger: bool, wait: Duration) -> Result<Work, Rec
 }
 
 struct Opened {
-    file: File,
+    file: Flock<File>,
     head: Head,
     length: u64,
     /// Bytes of half a line that a crash left at the end, taken off.
@@ -195,24 +198,39 @@ struct Opened {
 
 fn open(path: &Path) -> Result<Opened, OpenFailure> {
     let failed = |error| OpenFailure::Io { path: path.to_owned(), error };
-    let mut file = opened(path).map_err(failed)?;
+    let file = opened(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         // A device has no end, and nothing in a pipe can be proved later.
         return Err(OpenFailure::NoFile { path: path.to_owned() });
     }
+    let mut file = alone(file).ok_or_else(|| OpenFailure::InUse { path: path.to_owned() })?;
     let length = metadata.len();
     let torn = torn(&mut file, length).map_err(failed)?;
-    if torn > 0 {
-        file.set_len(length - torn).map_err(failed)?;
-    }
     let mut files = vec![path.to_owned()];
     if length == torn && rotated(path, 1).exists() {
         // Rotated just before it ended: the chain goes on from there.
         files.insert(0, rotated(path, 1));
     }
-    let head = follow(&files, |_, _| true).map_err(|bad| OpenFailure::Broken { bad })?;
+    let head = follow_to(&files, length - torn, |_, _| true).map_err(|bad| OpenFailure::Broken { bad })?;
+    // Only what is a log of ours loses its half line.
+    if torn > 0 {
+        file.set_len(length - torn).map_err(failed)?;
+    }
     Ok(Opened { file, head, length: length - torn, torn })
+}
+
+/// The file with nobody else who writes to it; one that is just ending is waited for.
+fn alone(mut file: File) -> Option<Flock<File>> {
+    let since = Instant::now();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((_, _)) if since.elapsed() >= HANDOVER => return None,
+            Err((back, _)) => file = back,
+        }
+        std::thread::sleep(LINGER);
+    }
 }
 
 fn opened(path: &Path) -> std::io::Result<File> {
@@ -222,19 +240,22 @@ fn opened(path: &Path) -> std::io::Result<File> {
     options.read(true).append(true).create(true).mode(0o600).custom_flags(nonblocking).open(path)
 }
 
-/// Bytes after the last line feed.
+/// Bytes after the last line feed, if they can be what a crash left of a line: its beginning, or the zeroes that a power failure
+/// leaves.
 fn torn(file: &mut File, length: u64) -> std::io::Result<u64> {
     let from = length.saturating_sub(MAX_LINE as u64);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
     BufReader::new(&*file).take(MAX_LINE as u64).read_to_end(&mut tail)?;
-    let whole = tail.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    Ok((tail.len() - whole) as u64)
+    let half = tail.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+    let is_ours = half.starts_with(BEGIN) || BEGIN.starts_with(half) || half.iter().all(|b| *b == 0);
+    Ok(if is_ours { half.len() as u64 } else { 0 })
 }
 
 struct Writer {
     path: PathBuf,
-    file: File,
+    /// Two that write to one log would break its chain.
+    file: Flock<File>,
     head: Head,
     length: u64,
     settings: Settings,
@@ -383,6 +404,7 @@ impl Writer {
             std::fs::remove_file(&next)?;
         }
         let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&next)?;
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
         // More were kept before, perhaps: what is left must be one chain.
         let over = (self.settings.keep + 1..).map(|number| rotated(&self.path, number));
         let over: Vec<_> = over.take_while(|path| path.exists()).collect();

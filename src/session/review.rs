@@ -11,6 +11,7 @@ use crate::domain::{
 };
 use crate::facts;
 use crate::policy::Pinned;
+use crate::quota::LimitRefusal;
 use crate::verdict::{self, Admission, Ballot, Broken, Cleared, Fault, Folded, Permission, Refusal, Verdict};
 use crate::warden::Prepared;
 
@@ -67,12 +68,19 @@ impl Hearing {
     ) -> Result<(), Failure> {
         let call = Arc::new(self.call(caller, method, program));
         self.charges = self.policies.charges(call.clone()).await;
-        match verdict::fold_charges(self.decision, &self.charges) {
+        let folded = verdict::fold_charges(self.decision, &self.charges);
+        if !self.charges.is_empty() {
+            count("rate", &self.charges, folded.as_ref().err());
+        }
+        match folded {
             Err(refusal) => {
                 record(core, self.entry(1, Asked::Call(call), Fold::Refused(refusal.clone())))?;
                 Err(refusal.into())
             }
             Ok(charges) => core.rooms.limiter.take(&caller.principal.tenant, &charges).map_err(|refused| {
+                if matches!(refused, LimitRefusal::BadCharge { .. }) {
+                    tracing::error!(decision = %self.decision, %refused, "a policy broke");
+                }
                 core.rooms.audit.refused(&caller.principal, RefusedBy::Limiter);
                 refused.into_failure(self.decision)
             }),

@@ -176,7 +176,7 @@ fn half_a_line_left_by_a_crash_is_taken_off_and_told() {
     run(audit.flush());
     drop(audit);
     let mut torn = std::fs::read(&path).unwrap();
-    torn.extend(b"{\"seq\":2,\"prev\":\"");
+    torn.extend(b"{\"entry\":{\"cha");
     std::fs::write(&path, &torn).unwrap();
     let audit = Audit::open(&settings).unwrap();
     audit.record(entry(&policies, &request, 2)).unwrap();
@@ -304,4 +304,36 @@ fn what_is_no_file_is_no_place_for_the_log() {
         let refused = Audit::open(&audit::Settings::at(Some(path.to_owned()))).unwrap_err().to_string();
         assert!(refused.contains("no regular file") && refused.contains("audit.path"), "{refused}");
     }
+}
+
+#[test]
+fn a_file_that_is_no_log_is_refused_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes");
+    for foreign in [b"a token".to_vec(), b"one line\n".to_vec(), [&[b'x'; 50_000][..], b"\nhalf"].concat()] {
+        std::fs::write(&path, &foreign).unwrap();
+        let refused = Audit::open(&audit::Settings::at(Some(path.clone()))).unwrap_err().to_string();
+        assert!(refused.contains("notes") && refused.contains("line 1"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), foreign);
+    }
+}
+
+#[test]
+fn a_log_has_one_writer_across_rotations_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let settings = audit::Settings { rotate: 20_000, ..audit::Settings::at(Some(path.clone())) };
+    let (policies, request) = (developer(), command(&["ls"]));
+    let audit = Audit::open(&settings).unwrap();
+    for round in 0..2 {
+        let refused = Audit::open(&settings).unwrap_err().to_string();
+        assert!(refused.contains("another execgate writes to it"), "{refused}");
+        for n in 0..40 {
+            audit.record(entry(&policies, &request, round * 100 + n)).unwrap();
+        }
+        run(audit.flush());
+    }
+    assert!(directory.path().join("log.1").exists(), "it was not rotated");
+    drop(audit);
+    assert_eq!(audit::verify(&path, None).unwrap().lines, 80);
 }
