@@ -17,6 +17,7 @@
 //! is not a [`crate::verdict::Cleared`] (except the probe, which is this binary itself).
 
 mod advice;
+mod cgroup;
 mod confine;
 mod delegated;
 mod handle;

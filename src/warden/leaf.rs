@@ -4,26 +4,20 @@
 //! `cgroup.kill` every newborn dies at birth. An empty session or tenant group is removed soon after its last job,
 //! and its next use makes a new number. Controllers that our own group has are handed down to the leaves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
-use rustix::fs::{AtFlags, Mode, OFlags};
-use rustix::process::PidfdFlags;
+use rustix::fs::{Mode, OFlags};
 
-use super::{delegated, sys, walk};
-
-/// Deepest nesting that is walked below a leaf.
-const MAX_DEPTH: u32 = 32;
-/// Most processes read from one leaf at a time.
-pub(super) const MAX_MEMBERS: usize = 4096;
+use super::{cgroup, delegated, sys, walk};
 
 /// The instance's own group. Its lock says that the instance lives.
 #[derive(Debug)]
@@ -44,8 +38,10 @@ struct Branch {
 struct Twig {
     path: PathBuf,
     leaves: u32,
-    /// Since when it has had no leaf.
+    /// Since when it has had no leaf, or when it last could not be removed.
     idle: Option<Instant>,
+    /// That it cannot be removed was told.
+    told: bool,
 }
 
 /// The group of exactly one job. Removed by [`Root::remove`], not by drop: the kernel may not be ready.
@@ -69,12 +65,9 @@ impl Root {
     /// Makes `execgate-<instance>` below `parent` and locks it.
     ///
     /// # Errors
-    /// `EBUSY` when the sweep of another instance that starts took it before it was locked: use another name.
+    /// Why it cannot be made, or hand down what limits need.
     pub(super) fn create(parent: &Path, instance: &str) -> io::Result<Self> {
-        let path = parent.join(format!("execgate-{instance}"));
-        // Closed to others, who could hold the lock of a stale instance and so keep it from being swept.
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        let lock = lock(&path).ok_or_else(|| io::Error::from(Errno::EBUSY))?;
+        let (path, lock) = cgroup::create(parent, instance)?;
         delegated::hand_down(&path)?;
         Ok(Self { path, _lock: lock, branches: HashMap::new(), made: 0 })
     }
@@ -101,7 +94,7 @@ impl Root {
         }
         let made = self.make_leaf(tenant, session);
         if made.is_err() {
-            self.prune(Instant::now(), Duration::ZERO);
+            self.prune(Instant::now(), Duration::ZERO, |_| {});
         }
         made
     }
@@ -112,7 +105,7 @@ impl Root {
         if !branch.twigs.contains_key(session) {
             let path = branch.path.join(twig_number);
             make(&path)?;
-            branch.twigs.insert(session.to_owned(), Twig { path, leaves: 0, idle: None });
+            branch.twigs.insert(session.to_owned(), Twig { path, leaves: 0, idle: None, told: false });
         }
         let twig = branch.twigs.get_mut(session).ok_or(Errno::ENOENT)?;
         let path = twig.path.join(leaf_number);
@@ -133,7 +126,7 @@ impl Root {
     /// # Errors
     /// The leaf back, when the kernel would not let go of it yet.
     pub(super) fn remove(&mut self, leaf: Leaf) -> Result<(), Leaf> {
-        if remove_tree(&leaf.path, MAX_DEPTH).is_err() {
+        if cgroup::remove(&leaf.path).is_err() {
             return Err(leaf);
         }
         if let Some(twig) = self.branches.get_mut(&leaf.tenant).and_then(|b| b.twigs.get_mut(&leaf.session)) {
@@ -144,12 +137,23 @@ impl Root {
     }
 
     /// Removes the groups of sessions without a job for `linger`, and of tenants without such a session: a
-    /// session that runs one short command after the other keeps its group between them.
-    pub(super) fn prune(&mut self, now: Instant, linger: Duration) {
+    /// session that runs one short command after the other keeps its group between them. One that cannot be removed is tried
+    /// again after `linger`; `fault` is told once, for people.
+    pub(super) fn prune(&mut self, now: Instant, linger: Duration, mut fault: impl FnMut(&str)) {
         self.branches.retain(|_, branch| {
             branch.twigs.retain(|_, twig| {
-                let over = twig.leaves == 0 && twig.idle.is_none_or(|since| now >= since + linger);
-                !(over && fs::remove_dir(&twig.path).is_ok())
+                if twig.leaves > 0 || twig.idle.is_some_and(|since| now < since + linger) {
+                    return true;
+                }
+                let Err(error) = cgroup::remove(&twig.path) else { return false };
+                twig.idle = Some(now);
+                if !std::mem::replace(&mut twig.told, true) {
+                    fault(&format!(
+                        "{}: {error}; somebody else's group in it, or a process: it is tried again",
+                        twig.path.display()
+                    ));
+                }
+                true
             });
             !(branch.twigs.is_empty() && fs::remove_dir(&branch.path).is_ok())
         });
@@ -164,7 +168,7 @@ impl Root {
     /// Groups of jobs that exist now: all that are on disk but those kept for tenants and sessions.
     pub(super) fn count(&self) -> u32 {
         let kept: usize = self.branches.values().map(|branch| 1 + branch.twigs.len()).sum();
-        count_below(&self.path, MAX_DEPTH).saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX))
+        cgroup::count(&self.path).saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX))
     }
 
     /// Kills everything in the instance. It can never hold a job again.
@@ -187,7 +191,7 @@ impl Root {
 
     /// Removes the instance's groups as far as they are empty.
     pub(super) fn dissolve(&self) -> io::Result<()> {
-        remove_tree(&self.path, MAX_DEPTH)
+        cgroup::remove(&self.path)
     }
 }
 
@@ -248,16 +252,14 @@ impl Leaf {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// Processes in it and below it, at most [`MAX_MEMBERS`].
+    /// Processes in it and below it, at most [`cgroup::MAX_MEMBERS`].
     pub(super) fn members(&self) -> Vec<i32> {
-        let mut members = Vec::new();
-        collect_members(&self.path, MAX_DEPTH, &mut members);
-        members
+        cgroup::members(&self.path)
     }
 
     /// Its members by pidfd.
     pub(super) fn hold(&self) -> Vec<OwnedFd> {
-        hold(&self.path)
+        cgroup::hold(&self.path)
     }
 
     /// Ends what [`Self::kill`] left alive: see [`put_down`].
@@ -289,22 +291,15 @@ fn make(path: &Path) -> io::Result<()> {
 /// Ends and removes instances beside ours whose warden is gone; `wait` is called between tries and says when to
 /// give up. Returns how many were found.
 pub(super) fn sweep(parent: &Path, mut wait: impl FnMut() -> bool) -> u32 {
-    let Ok(entries) = fs::read_dir(parent) else { return 0 };
     let mut found = 0;
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name == delegated::SELF || !name.to_string_lossy().starts_with("execgate-") {
-            continue;
-        }
+    for group in cgroup::instances(parent) {
         // Who may not kill it may not hold its lock either, while another one could.
-        let Ok(mut kill) = File::options().write(true).open(entry.path().join("cgroup.kill")) else {
-            continue;
-        };
-        let Some(_lock) = lock(&entry.path()) else { continue };
+        let Ok(mut kill) = File::options().write(true).open(group.join("cgroup.kill")) else { continue };
+        let Some(_lock) = cgroup::lock(&group) else { continue };
         found += 1;
         let _ = kill.write_all(b"1");
-        while remove_tree(&entry.path(), MAX_DEPTH).is_err() && wait() {
-            put_down(&entry.path());
+        while cgroup::remove(&group).is_err() && wait() {
+            put_down(&group);
         }
     }
     found
@@ -315,33 +310,9 @@ pub(super) fn sweep(parent: &Path, mut wait: impl FnMut() -> bool) -> u32 {
 /// members are told one by one; a frozen process can be killed.
 pub(super) fn put_down(group: &Path) {
     let _ = fs::write(group.join("cgroup.freeze"), "1");
-    for pidfd in hold(group) {
+    for pidfd in cgroup::hold(group) {
         let _ = sys::signal_pidfd(pidfd.as_fd(), Signal::SIGKILL as i32);
     }
-}
-
-/// The members of a group and of those below it by pidfd: only those that are still listed after they were opened, so that
-/// a number that was reused in between is not taken for a member.
-pub(super) fn hold(group: &Path) -> Vec<OwnedFd> {
-    let listed = || {
-        let mut members = Vec::new();
-        collect_members(group, MAX_DEPTH, &mut members);
-        members
-    };
-    let open = |pid: i32| {
-        let number = rustix::process::Pid::from_raw(pid)?;
-        Some((pid, rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?))
-    };
-    let opened: Vec<_> = listed().into_iter().filter_map(open).collect();
-    let still: HashSet<i32> = listed().into_iter().collect();
-    opened.into_iter().filter(|(pid, _)| still.contains(pid)).map(|(_, pidfd)| pidfd).collect()
-}
-
-/// The lock of an instance's group, unless somebody holds it or the group is gone.
-fn lock(path: &Path) -> Option<Flock<File>> {
-    let lock = Flock::lock(File::open(path).ok()?, FlockArg::LockExclusiveNonblock).ok()?;
-    let same = fs::metadata(path).ok()?.ino() == lock.metadata().ok()?.ino();
-    same.then_some(lock)
 }
 
 fn parse_events(text: &str) -> State {
@@ -349,76 +320,31 @@ fn parse_events(text: &str) -> State {
     State { populated: set("populated 1"), frozen: set("frozen 1") }
 }
 
-fn subgroups(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path())
-}
-
-/// Removes groups bottom up; groups can only be removed when empty, so this never harms a process.
-fn remove_tree(path: &Path, depth: u32) -> io::Result<()> {
-    let removed = rustix::fs::unlinkat(rustix::fs::CWD, path, AtFlags::REMOVEDIR);
-    if matches!(removed, Ok(()) | Err(rustix::io::Errno::NOENT)) {
-        return Ok(());
-    }
-    let below = depth.checked_sub(1).ok_or(Errno::ELOOP)?;
-    for group in subgroups(path) {
-        remove_tree(&group, below)?;
-    }
-    fs::remove_dir(path)
-}
-
-fn count_below(path: &Path, depth: u32) -> u32 {
-    let Some(below) = depth.checked_sub(1) else { return 0 };
-    subgroups(path).map(|group| 1 + count_below(&group, below)).sum()
-}
-
-fn collect_members(path: &Path, depth: u32, members: &mut Vec<i32>) {
-    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    let room = MAX_MEMBERS.saturating_sub(members.len());
-    members.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).take(room));
-    let Some(below) = depth.checked_sub(1) else { return };
-    for group in subgroups(path) {
-        collect_members(&group, below, members);
-    }
-}
-
-/// Where this process's groups live: the cgroup2 mount and our own group in it, from the text of
-/// `/proc/self/mountinfo` and `/proc/self/cgroup`. `None` where there is no cgroup2.
-pub(super) fn own_group(mountinfo: &str, cgroup: &str) -> Option<PathBuf> {
-    let own = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let (root, mount) = mountinfo.lines().find_map(|line| {
-        let (fields, kind) = line.split_once(" - ")?;
-        let mut fields = fields.split(' ').skip(3);
-        kind.starts_with("cgroup2 ").then(|| Some((fields.next()?, fields.next()?))).flatten()
-    })?;
-    let inside = Path::new(own).strip_prefix(root).ok()?;
-    let visible = !inside.components().any(|c| c == std::path::Component::ParentDir);
-    visible.then(|| Path::new(mount).join(inside))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
-        41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
-
     #[test]
-    fn the_own_group_is_found_on_hybrid_and_pure_hosts() {
-        let found = own_group(HYBRID, "9:name=systemd:/\n0::/\n");
-        assert_eq!(found, Some(PathBuf::from("/sys/fs/cgroup/unified/")));
-        let pure = "30 24 0:26 /user.slice /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        let found = own_group(pure, "0::/user.slice/a b\n");
-        assert_eq!(found, Some(PathBuf::from("/sys/fs/cgroup/a b")));
-    }
-
-    #[test]
-    fn no_group_is_guessed() {
-        assert_eq!(own_group("", "0::/\n"), None);
-        assert_eq!(own_group(HYBRID, "1:cpu:/\n"), None);
-        assert_eq!(own_group(HYBRID, "0::/../other\n"), None);
-        let narrower = "30 24 0:26 /mine /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(own_group(narrower, "0::/theirs\n"), None);
+    fn a_group_that_cannot_be_removed_is_tried_again_later_and_told_once() {
+        let place = tempfile::tempdir().unwrap();
+        let (tenant, now, linger) = (place.path().join("1"), Instant::now(), Duration::from_secs(2));
+        let group = tenant.join("2");
+        fs::create_dir_all(&group).unwrap();
+        // What a process in it is to a group, a file is to a directory.
+        fs::write(group.join("held"), "").unwrap();
+        let twig = Twig { path: group.clone(), leaves: 0, idle: Some(now - linger), told: false };
+        let branch = Branch { path: tenant.clone(), twigs: HashMap::from([("s".to_owned(), twig)]) };
+        let _lock = cgroup::lock(place.path()).unwrap();
+        let branches = HashMap::from([("t".to_owned(), branch)]);
+        let mut root = Root { path: place.path().to_owned(), _lock, branches, made: 2 };
+        let mut told = Vec::new();
+        for (now, tells) in [(now, 1), (now + linger, 1)] {
+            root.prune(now, linger, |what| told.push(what.to_owned()));
+            assert_eq!((root.next_prune(linger), told.len()), (Some(now + linger), tells), "{told:?}");
+        }
+        fs::remove_file(group.join("held")).unwrap();
+        root.prune(now + 2 * linger, linger, |_| {});
+        assert_eq!((root.next_prune(linger), tenant.exists()), (None, false));
     }
 
     #[test]

@@ -9,18 +9,17 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::leaf::{self, Leaf};
+use super::leaf::Leaf;
 use super::proto::{WireFailure, WireLimits};
 use super::spawn::errno_of;
-use super::sys;
+use super::{cgroup, sys};
 use crate::domain::{Breach, ExitStatus, SpawnStage};
 
 /// How often a job is asked whether it ran out of memory or processes. A limit on memory has done its work by then.
@@ -30,8 +29,6 @@ const CPU_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::fr
 /// Forks that may be refused before a job counts as a fork bomb and is ended: a program that tries again, as a shell
 /// does eight times, stays far below; a bomb is refused thousands in the time of one look.
 const REFUSED_FORKS: u64 = 64;
-/// Prefix of an instance's groups.
-const PREFIX: &str = "execgate-";
 
 /// What keeps limits on this host.
 #[derive(Debug)]
@@ -46,9 +43,11 @@ pub(super) struct Controllers {
 /// A v1 hierarchy in which this process may make groups.
 #[derive(Debug)]
 struct Hierarchy {
-    /// The instance's own group; made when it is first needed.
-    path: PathBuf,
-    lock: Option<Flock<File>>,
+    parent: PathBuf,
+    /// For its name.
+    instance: String,
+    /// The instance's own group and its lock; made when it is first needed.
+    own: Option<(PathBuf, Flock<File>)>,
 }
 
 /// Limits that nobody keeps for the whole job: the leader's rlimits must, for each process.
@@ -89,10 +88,10 @@ impl Controllers {
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let (mounts, own) = (read("/proc/self/mountinfo"), read("/proc/self/cgroup"));
         let hierarchy = |controller| {
-            let parent = own_group(&mounts, &own, controller)?;
+            let parent = cgroup::own_group(&mounts, &own, Some(controller))?;
             rustix::fs::access(&parent, rustix::fs::Access::WRITE_OK).ok()?;
             sweep(&parent);
-            Some(Hierarchy { path: parent.join(format!("{PREFIX}{instance}")), lock: None })
+            Some(Hierarchy { parent, instance: instance.to_owned(), own: None })
         };
         let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         let [memory, pids, cpuacct] = ["memory", "pids", "cpuacct"].map(hierarchy);
@@ -188,15 +187,15 @@ impl Controllers {
             Place::Leaf(_) => None,
         });
         for path in own.chain(meter.cpu) {
-            remove(&path);
+            let _ = cgroup::remove(&path);
         }
     }
 
     /// Removes the instance's groups.
     pub(super) fn dissolve(&self) {
         for hierarchy in [&self.memory, &self.pids, &self.cpuacct].into_iter().flatten() {
-            if hierarchy.lock.is_some() {
-                remove(&hierarchy.path);
+            if let Some((path, _lock)) = &hierarchy.own {
+                let _ = cgroup::remove(path);
             }
         }
     }
@@ -205,11 +204,11 @@ impl Controllers {
 impl Hierarchy {
     /// Makes a job's group.
     fn group(&mut self, name: &str) -> io::Result<PathBuf> {
-        if self.lock.is_none() {
-            fs::DirBuilder::new().mode(0o700).create(&self.path)?;
-            self.lock = lock(&self.path);
-        }
-        let path = self.path.join(name);
+        let own = match self.own.take() {
+            Some(own) => own,
+            None => cgroup::create(&self.parent, &self.instance)?,
+        };
+        let path = self.own.insert(own).0.join(name);
         fs::create_dir(&path)?;
         Ok(path)
     }
@@ -292,72 +291,20 @@ fn write(group: &Path, file: &str, text: &str) -> io::Result<()> {
     File::options().write(true).open(group.join(file))?.write_all(text.as_bytes())
 }
 
-/// A group and those directly below it: jobs cannot make deeper ones.
-fn remove(path: &Path) {
-    if fs::remove_dir(path).is_err() {
-        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let _ = fs::remove_dir(entry.path());
-            }
-        }
-        let _ = fs::remove_dir(path);
-    }
-}
-
-fn lock(path: &Path) -> Option<Flock<File>> {
-    Flock::lock(File::open(path).ok()?, FlockArg::LockExclusiveNonblock).ok()
-}
-
 /// Ends what is in groups of instances whose warden is gone, and removes them.
 fn sweep(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
+    for group in cgroup::instances(parent) {
+        let Some(_lock) = cgroup::lock(&group) else { continue };
+        for pidfd in cgroup::hold(&group) {
+            let _ = sys::signal_pidfd(pidfd.as_fd(), Signal::SIGKILL as i32);
         }
-        let Some(_lock) = lock(&entry.path()) else { continue };
-        for group in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-            for pidfd in leaf::hold(&group.path()) {
-                let _ = sys::signal_pidfd(pidfd.as_fd(), Signal::SIGKILL as i32);
-            }
-        }
-        remove(&entry.path());
+        let _ = cgroup::remove(&group);
     }
-}
-
-/// Our own group in the v1 hierarchy of a controller, from the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
-fn own_group(mountinfo: &str, cgroup: &str, controller: &str) -> Option<PathBuf> {
-    let has = |list: &str| list.split(',').any(|word| word == controller);
-    let own = cgroup.lines().find_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        has(controllers).then_some(path)
-    })?;
-    let (root, mount) = mountinfo.lines().find_map(|line| {
-        let (fields, kind) = line.split_once(" - ")?;
-        let of_controller = kind.starts_with("cgroup ") && has(kind.rsplit(' ').next()?);
-        let mut fields = fields.split(' ').skip(3);
-        of_controller.then(|| Some((fields.next()?, fields.next()?))).flatten()
-    })?;
-    let inside = Path::new(own).strip_prefix(root).ok()?;
-    let visible = !inside.components().any(|part| part == std::path::Component::ParentDir);
-    visible.then(|| Path::new(mount).join(inside))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_own_group_is_found_by_controller() {
-        let mounts = "41 31 0:38 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
-            42 31 0:39 /box /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-            43 31 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let own = "9:cpu,cpuacct:/a\n8:memory:/box/b\n0::/\n";
-        let found = |controller| own_group(mounts, own, controller);
-        assert_eq!(found("cpuacct"), Some(PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/a")));
-        assert_eq!(found("memory"), Some(PathBuf::from("/sys/fs/cgroup/memory/b")));
-        assert_eq!(found("pids"), None);
-        assert_eq!(own_group(mounts, "8:memory:/other\n", "memory"), None);
-    }
 
     #[test]
     fn the_next_look_comes_before_the_time_can_be_used_up() {

@@ -24,13 +24,11 @@ use super::proto::{Hello, WireContainment, WireTier};
 use super::settings::Identity;
 use super::spawn::{self, Leader};
 use super::sys::{self, Forked};
-use super::{advice, delegated, reap};
+use super::{advice, cgroup, delegated, reap};
 use crate::domain::Tier;
 
 /// How long each step of the trial may take; a sound kernel needs a millisecond.
 const STEP: Duration = Duration::from_secs(2);
-/// Names tried for the instance's group, each only when a sweep took the one before.
-const NAMES: u32 = 16;
 /// Identities whose power to leave a leaf is tried; with more of them, the others are taken to have it.
 const MAX_TRIED: usize = 64;
 
@@ -96,17 +94,14 @@ fn best(hello: &Hello, base: &Base, instance: &str) -> Result<Ground, String> {
 /// Tier A or A': one leaf a job. Tier A only with `base`, where nobody confined by it can leave his leaf.
 fn grouped(hello: &Hello, base: Option<&Base>, instance: &str) -> Result<Ground, String> {
     let read = |file| fs::read_to_string(file).map_err(|e| format!("{file}: {e}"));
-    let own = leaf::own_group(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
+    let own = cgroup::own_group(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?, None)
         .map(delegated::place)
         .ok_or("no cgroup2 hierarchy with a group of ours is mounted")?;
     let found = sweep(&own);
     let both = [Pid::this(), Pid::parent()].map(Pid::as_raw);
     let mut notes: Vec<String> = delegated::open(&own, &both).err().into_iter().collect();
-    let mut root = (0..NAMES)
-        .map(|n| Root::create(&own, &format!("{instance}{n:x}")))
-        .find(|made| !matches!(made, Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32)))
-        .ok_or("other instances that start at once keep taking ours for stale")?
-        .map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
+    let mut root =
+        Root::create(&own, instance).map_err(|e| format!("cannot make a group in {}: {e}", own.display()))?;
     let tried = in_leaf(&mut root, try_leaf);
     let leaves = tried.and_then(|()| base.map_or(Ok(None), |base| who_leaves(hello, base, &mut root, &own)));
     let tier = match leaves {
@@ -156,7 +151,7 @@ fn namespaced(hello: &Hello) -> Result<Ground, String> {
     let containment = WireContainment {
         tier: WireTier(Tier::B),
         pause: "SIGSTOP to every process of the job; a process of the job can undo it".into(),
-        kill: "SIGKILL to the first process of the job's own PID namespace".into(),
+        kill: "SIGKILL to everybody in the job's own PID namespace at once".into(),
         notes,
     };
     Ok(Ground { root: None, keeper: Some(kind), containment })

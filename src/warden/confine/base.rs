@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
 use seccompiler::BpfProgram;
 
-use super::super::sys;
+use super::super::{cgroup, sys};
 use super::filter;
 
 /// Holds files of every process that its user may write, whatever Landlock says of tracing it. Sealed whole, because a
@@ -173,20 +173,9 @@ fn siblings_of(sealed: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     Ok(beside)
 }
 
-/// Where file systems of these types are mounted, from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// Where file systems of these types are mounted, from the text of `/proc/self/mountinfo`.
 fn mounts_of(mountinfo: &str, types: &[&str]) -> Vec<PathBuf> {
-    let place = |line: &str| {
-        let (fields, source) = line.split_once(" - ")?;
-        let is_asked_for = types.contains(&source.split(' ').next()?);
-        is_asked_for.then(|| fields.split(' ').nth(4).map(unescape)).flatten()
-    };
-    mountinfo.lines().filter_map(place).collect()
-}
-
-/// mountinfo writes blanks and backslashes in octal.
-fn unescape(text: &str) -> PathBuf {
-    let codes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    codes.iter().fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain)).into()
+    cgroup::mounts(mountinfo).filter(|mount| types.contains(&mount.kind)).map(|mount| mount.place).collect()
 }
 
 #[cfg(test)]

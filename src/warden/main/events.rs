@@ -253,7 +253,8 @@ impl Process {
             self.check_overdue(number, now);
         }
         if let Some(root) = &mut self.ground.root {
-            root.prune(now, if self.closing.is_some() { Duration::ZERO } else { LINGER });
+            let linger = if self.closing.is_some() { Duration::ZERO } else { LINGER };
+            root.prune(now, linger, |what| fault("group", what));
         }
         self.reap_orphans();
         self.hunt_strays();
