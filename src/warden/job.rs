@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::keeper::{Keeper, Kind};
+use super::keeper::Keeper;
 use super::leaf::Leaf;
 use super::meter::Meter;
 use super::proto::WireFailure;
@@ -63,7 +63,7 @@ pub(super) struct Job {
     /// The start failed; told when nothing is left of it.
     pub(super) failure: Option<WireFailure>,
     pub(super) killed: Option<Killed>,
-    /// What a keeper that is gone and its tree used.
+    /// What a keeper that is gone and its tree used, where it reaped all of it.
     pub(super) spent: Option<Spent>,
     /// Its limits, from its release on.
     pub(super) meter: Meter,
@@ -203,14 +203,12 @@ impl Job {
         self.patience = None;
     }
 
-    /// Whether a keeper is stopped, or had its time, and must be done without. Tells it once. The first process of a
-    /// namespace is never late: nobody in there can stop it, and the kernel takes as long as it takes.
+    /// Whether a keeper is stopped, or had its time, and must be done without. Tells it once.
     pub(super) fn must_take_over(&mut self, now: Instant) -> bool {
         let Some((_, looks)) = self.patience.filter(|(at, _)| *at <= now) else { return false };
-        let hunts = self.keeper.as_ref().is_some_and(|keeper| keeper.kind == Kind::Reaper);
         let late = looks <= 1 || self.keeper.as_ref().is_some_and(Keeper::is_stopped);
-        self.patience = (hunts && !late).then(|| (now + TAKEOVER, looks.saturating_sub(1)));
-        hunts && late
+        self.patience = (!late).then(|| (now + TAKEOVER, looks.saturating_sub(1)));
+        late
     }
 
     /// How the leader ended, once it has and is ours to wait for; it stays a zombie.

@@ -6,8 +6,8 @@
 //!         <── shut down by the warden, or by its death: everything below is ended, then the keeper itself
 //! ```
 //!
-//! It is either the first process of a PID namespace, whose end the kernel turns into the end of everybody in it, or
-//! it is a subreaper that stops and kills whatever descends from it until nothing is new. Either way a job's processes
+//! It is either the first process of a PID namespace, which can kill everybody in it at once, and whose end the kernel turns
+//! into the end of whoever is left, or it is a subreaper that stops and kills whatever descends from it until nothing is new. Either way a job's processes
 //! are exactly the descendants of its keeper: nothing they do to sessions, groups or environments changes that.
 //!
 //! Runs in a fork of the warden that never executes anything and never returns. It reaps every orphan at once and the
@@ -89,15 +89,10 @@ pub(super) enum Heard {
 }
 
 impl Keeper {
-    /// Ends the whole job: the kernel's way at once, the hunt as soon as the keeper reads the end of its line.
+    /// Has the keeper end the whole job as soon as it reads the end of its line.
     pub(super) fn end(&mut self) {
         self.ending = true;
-        match self.kind {
-            Kind::Init { .. } => self.slay(),
-            Kind::Reaper => {
-                let _ = rustix::net::shutdown(&self.line, rustix::net::Shutdown::Write);
-            }
-        }
+        let _ = rustix::net::shutdown(&self.line, rustix::net::Shutdown::Write);
     }
 
     /// Kills the keeper itself.
@@ -216,9 +211,21 @@ fn watch(kind: Kind, line: &OwnedFd, leader: &Leader, private: bool) -> Result<I
         let [spoken, _] = wait;
         if spoken.any() == Some(true) {
             match kind {
-                Kind::Init { .. } => sys::exit_now(0),
+                Kind::Init { .. } => finish_namespace(),
                 Kind::Reaper => finish(leader, &signals),
             }
+        }
+    }
+}
+
+/// Kills everybody in the namespace at once, reaps them, and leaves. Their end could be left to the kernel, which throws away
+/// what they used: then the exit code would not be 0.
+fn finish_namespace() -> ! {
+    let _ = nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL);
+    loop {
+        match nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::__WALL)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => sys::exit_now(0),
         }
     }
 }

@@ -141,7 +141,7 @@ impl Process {
         let _ = self.epoll.delete(&keeper.pidfd);
         let _ = self.epoll.delete(&job.leader.pidfd);
         job.thank_keeper();
-        job.spent = Some(spent);
+        job.spent = spent.well.then_some(spent);
         if job.status.is_none() {
             let killed = ExitStatus::Signal { number: Signal::SIGKILL as i32, core: false };
             let otherwise = if job.killed.is_some() { killed } else { ExitStatus::Unknown };

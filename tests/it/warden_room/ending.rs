@@ -117,3 +117,13 @@ fn two_hundred_quick_jobs_leave_no_leaf_and_no_descriptor() {
     alone("ending::two_hundred_child", Program::new(std::env::current_exe().unwrap()));
     alone("ending::two_hundred_child_in_tier_c", Program::new(std::env::current_exe().unwrap()));
 }
+
+in_each_tier!(what_a_killed_job_used_is_told, |warden| async move {
+    let script = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); echo ready; while :; do sleep 1000; done";
+    let (running, ends) = start(&warden, job_id(), &["sh", "-c", script]).await;
+    line(&ends.stdout).await;
+    running.kill();
+    let usage = running.emptied().await.usage;
+    assert!(usage.max_rss.is_some_and(|bytes| bytes > 40_000_000), "{usage:?}");
+    assert!(usage.user.unwrap() + usage.system.unwrap() > Duration::ZERO, "{usage:?}");
+});
