@@ -34,7 +34,7 @@ pub use self::core::{Core, Drain, MEMORY_RETRY, ReloadWish, Rooms};
 pub use environment::Home;
 pub use explain::{Explanation, Round};
 pub use job::{Card as JobCard, Closed, Ending, Excerpt, Exited, Job, JobState, Pause, Stopped};
-pub use link::{Admission, Link, News};
+pub use link::{Admission, Leash, Link, News};
 pub use memory::{Memory, Pressure};
 pub use open::{Opened, SessionRequest};
 pub use registry::{Kept, Reach, Registry};

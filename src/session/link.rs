@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::domain::{ConnectionId, EndReason, SessionId};
 
@@ -48,6 +49,28 @@ struct Desk {
     news: Vec<News>,
     owned: Vec<Arc<Session>>,
     closed: bool,
+}
+
+/// Holds a link for as long as its connection lives. Dropping it, however that comes, is the disconnect.
+#[derive(Debug)]
+pub struct Leash {
+    /// What it holds.
+    pub link: Arc<Link>,
+    tracker: TaskTracker,
+}
+
+impl Leash {
+    /// Holds the link; the disconnect is a task of the tracker.
+    pub const fn new(link: Arc<Link>, tracker: TaskTracker) -> Self {
+        Self { link, tracker }
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        let link = self.link.clone();
+        self.tracker.spawn(async move { link.close().await });
+    }
 }
 
 impl Link {

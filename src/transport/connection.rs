@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::ConnectionId;
-use crate::session::{Caller, Core, Job, Link, Session};
+use crate::session::{Caller, Core, Job, Leash, Link, Session};
 
 use crate::stream::{View, ViewKind};
 
@@ -190,11 +190,15 @@ pub(super) async fn run(
         }
     });
     let mut reader = Reader::new(connection.clone(), stream, out.clone(), gateway.stop.clone());
+    // A request that breaks breaks this task.
+    let _leash = Leash::new(connection.link.clone(), gateway.tracker.clone());
+    let _ends_writer = connection.cancel.clone().drop_guard();
     let (code, reason) = reader.run(standing).await;
 
     if code == UNAUTHENTICATED.0 {
         connection.link.end_sessions("expired").await;
     }
+    // Who hears the goodbye may come back at once, and must not find himself still there.
     connection.link.close().await;
     let goodbye = async {
         // A writer that is gone has nobody left to say it to.
@@ -207,7 +211,6 @@ pub(super) async fn run(
         Ok(Err(_)) => {}
         Err(_) => writing.abort(),
     }
-    connection.cancel.cancel();
     let followers = std::mem::take(&mut connection.followers.lock().list);
     followers.into_iter().for_each(|follower| follower.viewer.break_off());
     tracing::info!(connection = %id, code, reason, "disconnected");

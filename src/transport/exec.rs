@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::domain::{ConnectionId, Failure, Origin, RequestId, Transport};
 use crate::rpc::method::Exec;
 use crate::rpc::{self, Id, event, outcome};
-use crate::session::{Caller, Drain, Job, JobRequest, Link, SessionRequest};
+use crate::session::{Caller, Drain, Job, JobRequest, Leash, Link, SessionRequest};
 use crate::stream::{Plane as Cut, Stdin, StdinRefused, View, ViewKind, Viewer};
 
 use super::auth::{Identified, OnExpiry, Standing};
@@ -102,19 +102,6 @@ struct Ends {
     _guest: Guest,
 }
 
-/// The sessions' end of the request. Dropping it is its disconnect.
-struct Leash {
-    link: Arc<Link>,
-    gateway: Gateway,
-}
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        let link = self.link.clone();
-        self.gateway.tracker.spawn(async move { link.close().await });
-    }
-}
-
 impl Execution {
     async fn begin(
         gateway: &Gateway,
@@ -130,7 +117,7 @@ impl Execution {
         let (id, admission) =
             (ConnectionId::from_bits(u128::from_ne_bytes(bits)), Arc::new(ends.standing.clone()));
         let link = Link::new(id, wake.clone(), admission);
-        let leash = Leash { link, gateway: gateway.clone() };
+        let leash = Leash::new(link, gateway.tracker.clone());
         let session = gateway.core.open(caller, SessionRequest::default(), &leash.link).await?.session;
         // Where the rings are the answer, nobody views the job: it must not be held back for that.
         let request = JobRequest { view: manner == Manner::Lines, ..jobs::request(exec.start) };
