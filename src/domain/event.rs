@@ -26,11 +26,6 @@ impl StreamName {
             Self::Pty => "pty",
         }
     }
-
-    /// Reads the word of the protocol.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Stdin, Self::Stdout, Self::Stderr, Self::Pty].into_iter().find(|s| s.as_str() == word)
-    }
 }
 
 /// How the leader ended. An unknown status is said to be unknown, never code 0 or -1.
@@ -68,8 +63,6 @@ pub enum EndReason {
     OutputLimit,
     /// A client asked for it.
     Killed,
-    /// Policy asked for it.
-    Policy,
     /// The owning connection went away.
     Disconnect,
     /// The server shuts down.
@@ -92,7 +85,6 @@ impl EndReason {
             Self::ProcessLimit => "process_limit",
             Self::OutputLimit => "output_limit",
             Self::Killed => "killed",
-            Self::Policy => "policy",
             Self::Disconnect => "disconnect",
             Self::Shutdown => "shutdown",
             Self::KillPending => "kill_pending",
@@ -153,8 +145,6 @@ pub enum GapReason {
     Evicted = 1,
     /// It was gone before this viewer attached.
     BeforeAttach = 2,
-    /// The server lost it.
-    Server = 3,
 }
 
 impl GapReason {
@@ -163,7 +153,6 @@ impl GapReason {
         match self {
             Self::Evicted => "evicted",
             Self::BeforeAttach => "before_attach",
-            Self::Server => "server",
         }
     }
 }

@@ -32,12 +32,10 @@ struct Taken {
 
 /// There is not so much left for the tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the streams of the tenant's jobs may take {most} bytes now, of which {taken} are taken")]
+#[error("the streams of the tenant's jobs may take {most} bytes now")]
 pub struct BudgetSpent {
     /// What the tenant may hold while the others hold what they do.
     pub most: u64,
-    /// What it holds.
-    pub taken: u64,
 }
 
 /// Bytes taken from the budget. Dropping gives them back.
@@ -69,7 +67,7 @@ impl Budget {
                 taken.by_tenant.insert(tenant.clone(), sum);
                 Ok(Share { shared: self.shared.clone(), tenant: tenant.clone(), bytes })
             }
-            Some(_) | None => Err(BudgetSpent { most, taken: held }),
+            Some(_) | None => Err(BudgetSpent { most }),
         }
     }
 
@@ -129,7 +127,7 @@ mod tests {
     fn no_more_is_taken_than_a_tenant_may_and_all_comes_back() {
         let (budget, a) = (Budget::new(100), tenant(0));
         let first = budget.take(&a, 60).unwrap();
-        assert_eq!(budget.take(&a, 16).unwrap_err(), BudgetSpent { most: 75, taken: 60 });
+        assert_eq!(budget.take(&a, 16).unwrap_err(), BudgetSpent { most: 75 });
         let mut second = budget.take(&a, 15).unwrap();
         assert!(budget.take(&a, 1).is_err() && budget.take(&a, u64::MAX).is_err());
         drop(first);

@@ -65,7 +65,7 @@ pub enum LaunchFailure {
 /// What to prepare.
 #[derive(Debug, Clone)]
 pub struct Prepare {
-    /// The job's id; descendants are found by it where there are no groups (environment `EXECGATE_JOB`).
+    /// The job's id, for people.
     pub job: JobId,
     /// The tenant; jobs of one tenant share a group.
     pub tenant: String,

@@ -80,9 +80,19 @@ pub fn main() -> ExitCode {
 
 /// One line for the operator.
 fn fault(what: &str, detail: &str) {
-    let line =
-        format!("{{\"level\":\"error\",\"target\":\"warden\",\"what\":{what:?},\"detail\":{detail:?}}}\n");
+    let (what, detail) = (quoted(what), quoted(detail));
+    let line = format!("{{\"level\":\"error\",\"target\":\"warden\",\"what\":{what},\"detail\":{detail}}}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// A string of JSON (RFC 8259 section 7).
+fn quoted(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escaped).collect::<String>())
 }
 
 struct Process {
@@ -418,3 +428,14 @@ fn bounded(text: &str) -> bool {
 
 /// The confine room's translation, for this file's children.
 use confine::errno;
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_fault_is_json_whatever_is_in_it() {
+        let json = r#""it's \"a\\b\" \u0000\u000a\u001b[31m\u007f é""#;
+        assert_eq!(quoted("it's \"a\\b\" \0\n\x1b[31m\x7f é"), json);
+    }
+}

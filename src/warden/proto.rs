@@ -82,7 +82,7 @@ pub(super) enum ToWarden {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PrepareJob {
     pub(super) job: u64,
-    /// The public id: marks descendants where there are no groups.
+    /// The public id, for people.
     pub(super) name: String,
     pub(super) tenant: String,
     pub(super) session: String,

@@ -1,6 +1,8 @@
 //! Raw system calls that no library offers safely. The only unsafe code of the project.
 //!
-//! Every function is safe to call: it checks or owns what it hands to the kernel. Nothing here decides anything.
+//! Every function checks or owns what it hands to the kernel. Three ask more of their caller, which is the warden or a fork of it:
+//! [`fork`] and [`fork_plain`] that the process has one thread, [`keep_only`] that it uses no other descriptor again. Nothing here
+//! decides anything.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
