@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::domain::{
@@ -14,7 +14,7 @@ use crate::domain::{
     Usage,
 };
 use crate::stream::{Output, Stdin};
-use crate::warden::{self, Running, SignalFailure};
+use crate::warden::{self, Paused, Running, SignalFailure};
 
 /// How the leader ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,14 @@ impl Excerpt {
     }
 }
 
+/// The wish to have a job paused or run on.
+#[derive(Debug)]
+pub(super) struct PauseWish {
+    pub(super) paused: bool,
+    /// Where what came of it is told.
+    pub(super) answer: oneshot::Sender<Result<Paused, SignalFailure>>,
+}
+
 /// What is fixed about a started job.
 #[derive(Debug, Clone)]
 pub struct Card {
@@ -153,6 +161,7 @@ pub struct Job {
     pub(super) master: Mutex<Option<OwnedFd>>,
     pub(super) state: watch::Sender<JobState>,
     pub(super) ending: watch::Sender<Option<Ending>>,
+    pub(super) pauses: mpsc::Sender<PauseWish>,
     /// When its leader was let go.
     pub since: Instant,
     // Those who must hear of a change of the state; held for one walk, never across an await.
@@ -243,27 +252,36 @@ impl Job {
         self.running()?.signal(signal, target).await.map_err(|e| signal_failure(&e))
     }
 
-    /// Pauses the tree; pausing a paused job changes nothing.
+    /// Pauses the tree; pausing a paused job changes nothing. A stop at the same moment has it run on: then the answer says so.
     ///
     /// # Errors
     /// [`Failure::Finished`] when the leader is gone.
-    pub async fn pause(&self) -> Result<Pause, Failure> {
-        self.alive()?;
-        let warden::Paused { exact, .. } = self.running()?.pause().await.map_err(|e| signal_failure(&e))?;
-        let pause = Pause { exact };
-        self.set(|state| state.paused = Some(pause));
-        Ok(pause)
+    pub async fn pause(&self) -> Result<Paused, Failure> {
+        self.have_paused(true).await
     }
 
     /// Lets a paused tree run on; resuming a running job changes nothing.
     ///
     /// # Errors
     /// [`Failure::Finished`] when the leader is gone.
-    pub async fn resume(&self) -> Result<Pause, Failure> {
+    pub async fn resume(&self) -> Result<Paused, Failure> {
+        self.have_paused(false).await
+    }
+
+    /// By the job's task, one wish after the other: so the state is what the warden answered last.
+    async fn have_paused(&self, paused: bool) -> Result<Paused, Failure> {
         self.alive()?;
-        let warden::Paused { exact, .. } = self.running()?.resume().await.map_err(|e| signal_failure(&e))?;
-        self.set(|state| state.paused = None);
-        Ok(Pause { exact })
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.pauses.send(PauseWish { paused, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::select! {
+            biased;
+            Some(answer) = asked => answer.map_err(|e| signal_failure(&e)),
+            // A wish that is sent as its receiver goes may lie in the channel for ever.
+            _ = self.exited() => Err(Failure::Finished),
+        }
     }
 
     /// Changes the size of the terminal.

@@ -6,31 +6,34 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::domain::{EndReason, ExitStatus, JobLimits, SignalTarget};
 use crate::quota::Slot;
 use crate::stream;
-use crate::warden::Running;
+use crate::warden::{Emptied, Paused, Running, SignalFailure};
 
+use super::job::PauseWish;
 use super::streams::Pumps;
-use super::{Closed, Core, Ending, Exited, Job, SessionState};
+use super::{Closed, Core, Ending, Exited, Job, Pause, SessionState};
 
 /// Watches over a started job until its tree is empty. Returns the processes the kernel would not give up.
 pub(super) async fn run(
-    core: &Arc<Core>,
-    job: Arc<Job>,
+    mut guard: Guard,
     mut pumps: Pumps,
+    pauses: mpsc::Receiver<PauseWish>,
     slot: Slot,
     limits: &JobLimits,
     mut session: watch::Receiver<SessionState>,
 ) -> u32 {
-    let mut guard = Guard { core: core.clone(), job: job.clone(), over: false };
+    let (core, job) = (guard.core.clone(), guard.job.clone());
     // Only this function lets go of it, at its end.
     let Some(running) = job.running.load_full() else { return 0 };
     let mut watch = Watch::new(&job, &running, limits);
-    let status = watch.until_exited().await;
+    let status = watch.until_exited(pauses).await;
     let reason = watch.reason(status);
     tracing::debug!(stage = "exit", job = %job.card.id, took = ?job.since.elapsed(), "stage");
     job.set(|state| {
@@ -41,11 +44,7 @@ pub(super) async fn run(
     running.kill();
     let emptied = running.emptied().await;
     pumps.last_call();
-    let closed = Closed {
-        survivors: emptied.survivors,
-        reason: if emptied.survivors == 0 { reason } else { EndReason::KillPending },
-        usage: emptied.usage,
-    };
+    let closed = closed(emptied, reason);
     // Before the end is told: who hears of it may ask for the place.
     let slot = give_back(slot, emptied.survivors);
     guard.over(closed);
@@ -54,7 +53,7 @@ pub(super) async fn run(
     }
     let tail = core.settings.streams.tail_bytes;
     core.tracker.spawn(async move {
-        pumps.ended().await;
+        pumps.ended(job.card.id).await;
         job.output.settle();
         let over = async {
             // A session whose task is gone is over too.
@@ -63,10 +62,9 @@ pub(super) async fn run(
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = job.output.read_out() => {}
+            () = job.output.keep_tail(tail) => {}
             () = over => {}
         }
-        job.output.shrink_to_tail(tail);
     });
     closed.survivors
 }
@@ -85,27 +83,40 @@ async fn follow(job: Arc<Job>, running: Arc<Running>, slot: Slot) {
     drop(slot);
 }
 
-/// Makes sure that a job is closed and retired, however its task ends.
-struct Guard {
+fn closed(emptied: Emptied, reason: EndReason) -> Closed {
+    let reason = if emptied.survivors == 0 { reason } else { EndReason::KillPending };
+    Closed { survivors: emptied.survivors, reason, usage: emptied.usage }
+}
+
+/// Makes sure that a job is closed and retired, however its task ends. Made before anybody else knows the job.
+pub(super) struct Guard {
     core: Arc<Core>,
     job: Arc<Job>,
     over: bool,
 }
 
 impl Guard {
+    pub(super) const fn new(core: Arc<Core>, job: Arc<Job>) -> Self {
+        Self { core, job, over: false }
+    }
+
     fn over(&mut self, closed: Closed) {
         self.over = true;
-        if closed.survivors == 0 {
-            self.job.let_go();
-        }
-        self.job.set(|state| state.closed = Some(closed));
-        self.core.registry.retire_job(&self.job);
-        let written: u64 = self.job.output.status().iter().map(|stream| stream.next).sum();
-        metrics::counter!("execgate_stream_bytes_total").increment(written);
-        metrics::counter!("execgate_jobs_ended_total", "reason" => closed.reason.as_str()).increment(1);
-        let card = &self.job.card;
-        tracing::info!(job = %card.id, session = %card.session, tenant = %card.owner.tenant, reason = closed.reason.as_str(), survivors = closed.survivors, "job closed");
+        close(&self.core, &self.job, closed);
     }
+}
+
+fn close(core: &Core, job: &Arc<Job>, closed: Closed) {
+    if closed.survivors == 0 {
+        job.let_go();
+    }
+    job.set(|state| state.closed = Some(closed));
+    core.registry.retire_job(job);
+    let written: u64 = job.output.status().iter().map(|stream| stream.next).sum();
+    metrics::counter!("execgate_stream_bytes_total").increment(written);
+    metrics::counter!("execgate_jobs_ended_total", "reason" => closed.reason.as_str()).increment(1);
+    let card = &job.card;
+    tracing::info!(job = %card.id, session = %card.session, tenant = %card.owner.tenant, reason = closed.reason.as_str(), survivors = closed.survivors, "job closed");
 }
 
 impl Drop for Guard {
@@ -113,15 +124,16 @@ impl Drop for Guard {
         if self.over {
             return;
         }
-        if let Some(running) = self.job.running.load_full() {
-            running.kill();
-        }
+        let Some(running) = self.job.running.load_full() else { return };
+        running.kill();
         let reason = EndReason::ServerFault;
         self.job.set(|state| {
             let after = self.job.since.elapsed();
             state.exited.get_or_insert(Exited { status: ExitStatus::Unknown, reason, after });
         });
-        self.over(Closed { survivors: 0, reason, usage: Default::default() });
+        // It is closed when the tree is empty, here too: whether anybody survives is not known before.
+        let (core, job) = (self.core.clone(), self.job.clone());
+        self.core.tracker.spawn(async move { close(&core, &job, closed(running.emptied().await, reason)) });
     }
 }
 
@@ -130,7 +142,6 @@ struct Watch<'a> {
     job: &'a Job,
     running: &'a Running,
     ending: watch::Receiver<Option<Ending>>,
-    state: watch::Receiver<super::JobState>,
     wall: Wall,
     kill_at: Option<Instant>,
     /// The tree was killed: nothing more can be done to it.
@@ -142,25 +153,28 @@ impl<'a> Watch<'a> {
         let mut ending = job.ending.subscribe();
         ending.mark_changed();
         let wall = Wall { left: limits.wall, since: Some(job.since) };
-        Self { job, running, ending, state: job.watch(), wall, kill_at: None, killed: false }
+        Self { job, running, ending, wall, kill_at: None, killed: false }
     }
 
-    async fn until_exited(&mut self) -> ExitStatus {
+    async fn until_exited(&mut self, mut pauses: mpsc::Receiver<PauseWish>) -> ExitStatus {
+        // Asked of the warden, which may take its time; a stop does not wait for a pause that was asked before.
+        let mut asked = FuturesOrdered::new();
         loop {
             let wall = self.wall.deadline();
             tokio::select! {
                 biased;
                 status = self.running.exited() => return status,
-                Ok(()) = self.ending.changed() => self.begin_ending().await,
+                Ok(()) = self.ending.changed() => {
+                    asked.extend(self.begin_ending().map(|signal| ask(self.running, Some(signal), run_on())));
+                }
                 () = until(self.kill_at) => self.escalate(),
                 () = until(wall), if !self.killed => self.job.end(Ending::kill(EndReason::Timeout)),
                 () = self.job.output.over_limit(), if !self.killed => {
                     self.job.end(Ending::kill(EndReason::OutputLimit));
                 }
-                Ok(()) = self.state.changed() => {
-                    // Only what is known to stand still does not use up its time.
-                    let still = self.state.borrow_and_update().paused.is_some_and(|pause| pause.exact);
-                    self.wall.pause(still);
+                Some((wish, answer)) = asked.next() => self.answered(wish, answer),
+                Some(wish) = pauses.recv(), if asked.is_empty() => {
+                    asked.push_back(ask(self.running, None, wish));
                 }
             }
         }
@@ -168,30 +182,44 @@ impl<'a> Watch<'a> {
 
     /// The leader is dead; what is left of the tree may still write, within bounds.
     async fn until_drained(&mut self, settings: &stream::Settings) {
-        if self.kill_at.is_some() || self.ending.borrow().is_some() {
+        if self.ending.borrow().is_some() {
             return;
         }
         self.wall.pause(false);
         tokio::select! {
             () = until(self.wall.deadline()) => {}
-            _ = self.job.output.drain(settings) => {}
+            drained = self.job.output.drain(settings) => {
+                tracing::debug!(job = %self.job.card.id, ?drained, "output awaited");
+            }
             _ = self.running.emptied() => {}
             Ok(()) = self.ending.changed() => {}
         }
     }
 
-    async fn begin_ending(&mut self) {
-        let Some(wish) = *self.ending.borrow_and_update() else { return };
+    /// Kills, or returns the signal to begin with.
+    fn begin_ending(&mut self) -> Option<i32> {
+        let wish = (*self.ending.borrow_and_update())?;
         if wish.grace.is_zero() {
             self.killed = true;
             self.running.kill();
-            return;
+            return None;
         }
-        // A job that has just exited needs neither signal nor thaw; its exit is what comes next.
-        let _ = self.running.signal(wish.signal, SignalTarget::Group).await;
-        let _ = self.running.resume().await;
-        self.job.set(|state| state.paused = None);
         self.kill_at = Some(Instant::now() + wish.grace);
+        Some(wish.signal)
+    }
+
+    fn answered(&mut self, wish: PauseWish, answer: Result<Paused, SignalFailure>) {
+        let paused = match (answer, self.job.state().paused) {
+            (Ok(Paused { paused, exact }), _) => paused.then_some(Pause { exact }),
+            // It may have come on or not.
+            (Err(SignalFailure::Errno(_)), Some(_)) => Some(Pause { exact: false }),
+            (Err(_), before) => before,
+        };
+        self.job.set(|state| state.paused = paused);
+        // Only what is known to stand still does not use up its time.
+        self.wall.pause(paused.is_some_and(|pause| pause.exact));
+        // A caller that is gone needs no answer.
+        let _ = wish.answer.send(answer);
     }
 
     fn escalate(&mut self) {
@@ -212,6 +240,25 @@ impl<'a> Watch<'a> {
             (None, None, ExitStatus::Unknown) => EndReason::ServerFault,
         }
     }
+}
+
+/// A stop's wish: nobody waits for what comes of it.
+fn run_on() -> PauseWish {
+    PauseWish { paused: false, answer: oneshot::channel().0 }
+}
+
+/// Asks for a pause or a resume; a stop's signal goes before. A job that has just exited needs neither: its exit is what comes
+/// next.
+async fn ask(
+    running: &Running,
+    signal: Option<i32>,
+    wish: PauseWish,
+) -> (PauseWish, Result<Paused, SignalFailure>) {
+    if let Some(signal) = signal {
+        let _ = running.signal(signal, SignalTarget::Group).await;
+    }
+    let answer = if wish.paused { running.pause().await } else { running.resume().await };
+    (wish, answer)
 }
 
 /// The wall-clock budget; it stands still while the job is paused.

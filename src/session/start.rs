@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::audit::RefusedBy;
@@ -24,12 +24,15 @@ use crate::warden::{Prepare, Prepared, SpawnFailure};
 
 use super::core::random_bits;
 use super::environment;
-use super::job::{Card as JobCard, Excerpt};
+use super::job::{Card as JobCard, Excerpt, PauseWish};
 use super::review::{self, Caller, Case, Hearing};
 use super::run;
 use super::streams::{self, Keeping, Pumps};
 use super::task::Card;
 use super::{Core, Ending, Job, JobState, Reach, SessionState};
+
+/// Pauses and resumes of one job that wait for its task; who asks for more waits to ask.
+const PAUSES: usize = 8;
 
 /// Where a job's standard input comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,7 +129,8 @@ pub(super) async fn job(
             outcome.send_replace(Some(Err(failure)));
             0
         }
-        Ok(Released { job, pumps, slot, limits }) => {
+        Ok(Released { job, pumps, pauses, slot, limits }) => {
+            let guard = run::Guard::new(core.clone(), job.clone());
             metrics::histogram!("execgate_spawn_seconds").record(begun.elapsed().as_secs_f64());
             tracing::debug!(stage = "spawn", job = %job.card.id, took = ?begun.elapsed(), "stage");
             core.registry.add_job(job.clone());
@@ -135,9 +139,9 @@ pub(super) async fn job(
             }
             outcome.send_replace(Some(Ok(job.clone())));
             if let Ok(here) = core.registry.session(session.id, &session.owner, Reach::Own) {
-                here.started(job.clone(), asker).await;
+                here.started(job, asker).await;
             }
-            run::run(&core, job, pumps, slot, &limits, state).await
+            run::run(guard, pumps, pauses, slot, &limits, state).await
         }
     }
 }
@@ -163,6 +167,7 @@ struct Ready {
 struct Released {
     job: Arc<Job>,
     pumps: Pumps,
+    pauses: mpsc::Receiver<PauseWish>,
     slot: Slot,
     limits: JobLimits,
 }
@@ -248,8 +253,7 @@ impl Start<'_> {
         let overflow = self.request.overflow;
         let (ring_bytes, viewed) = (self.ring_bytes()?, self.request.view);
         let keeping = Keeping { overflow, ring_bytes, limit: limits.output, viewed };
-        let streams =
-            streams::start(ours, keeping, &self.core.settings.streams, &self.core.tracker).map_err(stdio)?;
+        let streams = streams::start(ours, keeping, &self.core.settings.streams).map_err(stdio)?;
         streams.output.hold(share);
         let command = &cleared.value().command;
         let card = JobCard {
@@ -264,6 +268,7 @@ impl Start<'_> {
             terminal: command.terminal.is_some(),
         };
         tracing::info!(job = %id, session = %card.session, tenant = %card.owner.tenant, decision = %card.decision, pid = card.pid, "job started");
+        let (pauses, wishes) = mpsc::channel(PAUSES);
         let job = Job {
             card,
             output: streams.output,
@@ -272,10 +277,11 @@ impl Start<'_> {
             master: Mutex::new(streams.terminal),
             state: watch::Sender::new(JobState::default()),
             ending: watch::Sender::new(None),
+            pauses,
             since: Instant::now(),
             listeners: Mutex::default(),
         };
-        Ok(Released { job: Arc::new(job), pumps: streams.pumps, slot, limits })
+        Ok(Released { job: Arc::new(job), pumps: streams.pumps, pauses: wishes, slot, limits })
     }
 }
 

@@ -5,12 +5,9 @@ use std::os::fd::OwnedFd;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::domain::TerminalSize;
-use crate::stream::{
-    Output, Overflow, Plumbing, PumpEnd, Settings, Source, Stdin, StdinPort, Terms, feed, pump,
-};
+use crate::domain::{JobId, TerminalSize};
+use crate::stream::{Output, Overflow, Plumbing, Settings, Source, Stdin, StdinPort, Terms, feed, pump};
 use crate::warden::{PipeEnds, PtyEnds, Stdio};
 
 /// Our ends of a job's streams.
@@ -33,7 +30,7 @@ pub(super) struct Streams {
 /// The tasks that move a job's bytes. Dropping them ends the streams.
 #[derive(Debug)]
 pub(super) struct Pumps {
-    tasks: JoinSet<PumpEnd>,
+    tasks: JoinSet<io::Result<()>>,
     last_call: CancellationToken,
 }
 
@@ -43,9 +40,20 @@ impl Pumps {
         self.last_call.cancel();
     }
 
-    /// Completes when every stream has ended.
-    pub(super) async fn ended(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
+    /// Completes when every stream has ended. One that broke is told here: its viewers cannot tell its end from another.
+    pub(super) async fn ended(&mut self, job: JobId) {
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%job, %error, "a stream of the job broke: what was in it is lost")
+                }
+                Err(broken) => {
+                    metrics::counter!("execgate_task_panics_total").increment(1);
+                    tracing::error!(%job, error = %broken, "the task of a stream broke: what was in it is lost");
+                }
+            }
+        }
     }
 }
 
@@ -69,12 +77,7 @@ pub(super) fn make(size: Option<TerminalSize>, stdin: bool) -> io::Result<(Stdio
 }
 
 /// Sets the streams to work.
-pub(super) fn start(
-    ends: Ends,
-    keeping: Keeping,
-    settings: &Settings,
-    tracker: &TaskTracker,
-) -> io::Result<Streams> {
+pub(super) fn start(ends: Ends, keeping: Keeping, settings: &Settings) -> io::Result<Streams> {
     let (plumbing, sources, input, terminal) = match ends {
         Ends::Pipes(ends) => {
             let sources = vec![(Source::Stdout, ends.stdout), (Source::Stderr, ends.stderr)];
@@ -103,7 +106,7 @@ pub(super) fn start(
     }
     let stdin = input.map(|(fd, port)| {
         let stdin = Stdin::new(settings.stdin_bytes);
-        tracker.spawn(feed(fd, port, stdin.clone(), last_call.clone()));
+        tasks.spawn(feed(fd, port, stdin.clone(), last_call.clone()));
         stdin
     });
     Ok(Streams { output, pumps: Pumps { tasks, last_call }, stdin, terminal })

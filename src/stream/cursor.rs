@@ -103,8 +103,6 @@ pub(super) struct Cursor {
     /// The run it is in.
     run: u64,
     places: PerSource<Place>,
-    /// Since when there is something it has not taken.
-    behind: Option<Instant>,
     pace: Pace,
 }
 
@@ -164,7 +162,7 @@ impl Cursor {
             totals: StreamTotals::default(),
             end: End::Ahead,
         };
-        Self { kind, plane, waker, run: 0, places: PerSource::new(place), behind: None, pace: Pace::Along }
+        Self { kind, plane, waker, run: 0, places: PerSource::new(place), pace: Pace::Along }
     }
 
     /// Puts the viewer at `from`; what it was told and given before stays in its totals.
@@ -176,7 +174,6 @@ impl Cursor {
             place.found = stock.ring(*source).oldest();
             place.end = End::Ahead;
         }
-        self.behind = Some(Instant::now());
     }
 
     pub(super) const fn credit(&self, source: Source) -> &Credit {
@@ -196,24 +193,9 @@ impl Cursor {
         stock.plumbing.sources().iter().all(|source| self.places.get(*source).end == End::Told)
     }
 
-    /// Since when something waits for the viewer's task to take it, or for credit.
-    pub(super) const fn behind(&self) -> Option<Instant> {
-        self.behind
-    }
-
-    /// Bytes came or a stream ended.
-    pub(super) fn changed(&mut self) {
-        self.behind.get_or_insert_with(Instant::now);
-        self.waker.wake();
-    }
-
     /// Takes the next thing, at most `max` bytes of it.
     pub(super) fn take(&mut self, stock: &Stock, max: u64, out: &mut impl BufMut) -> Option<Item> {
-        let item = self.end_of_stream(stock).or_else(|| self.next(stock, max, out));
-        if item.is_some() {
-            self.behind = Some(Instant::now());
-        }
-        item
+        self.end_of_stream(stock).or_else(|| self.next(stock, max, out))
     }
 
     fn next(&mut self, stock: &Stock, max: u64, out: &mut impl BufMut) -> Option<Item> {
@@ -259,7 +241,6 @@ impl Cursor {
     }
 
     fn found_nothing(&mut self) -> Option<Item> {
-        self.behind = None;
         self.pace = match self.pace {
             Pace::Left { at } if at.elapsed() < PROBATION => Pace::Left { at },
             Pace::Left { .. } | Pace::Along => Pace::Along,

@@ -49,6 +49,11 @@ impl Stock {
         &self.lanes.get(source).ring
     }
 
+    /// Bytes of memory that the rings take now.
+    pub(super) fn rings(&self) -> usize {
+        self.plumbing.sources().iter().map(|source| self.ring(*source).allocated()).sum()
+    }
+
     pub(super) fn ended(&self, source: Source) -> bool {
         self.lanes.get(source).flow == Flow::Ended
     }

@@ -113,7 +113,7 @@ struct Shared {
     room: PerSource<Notify>,
     /// Tells the job task that a pump came on, was blocked or ended.
     progress: Notify,
-    /// Tells whoever waits for the viewers that one came on or went.
+    /// Tells whoever waits for the viewers that one came on or went, or that a stream ended.
     read_out: Notify,
     over_limit: CancellationToken,
     terms: Terms,
@@ -248,7 +248,7 @@ impl State {
 
     fn changed(&mut self) {
         for seat in &mut self.viewers {
-            seat.cursor.changed();
+            seat.cursor.waker.wake();
         }
     }
 }
@@ -340,12 +340,6 @@ impl Output {
         out
     }
 
-    /// Bytes of memory that the rings take now.
-    pub fn allocated(&self) -> usize {
-        let state = self.lock();
-        self.shared.terms.plumbing.sources().iter().map(|source| state.stock.ring(*source).allocated()).sum()
-    }
-
     /// Nobody will come back for what is owed: his session is over, or the job is forgotten.
     pub fn forgive(&self) {
         self.lock().owed = Debt::None;
@@ -355,17 +349,27 @@ impl Output {
     /// Once every stream has ended, no ring grows any more: gives the part of the budget back that was never needed.
     pub fn settle(&self) {
         let mut state = self.lock();
-        let sources = self.shared.terms.plumbing.sources();
-        let rings: usize = sources.iter().map(|source| state.stock.ring(*source).allocated()).sum();
-        let held = (rings + state.stock.runs.allocated()) as u64;
+        let held = (state.stock.rings() + state.stock.runs.allocated()) as u64;
         if let Some(share) = &mut state.share {
             share.shrink(held);
         }
     }
 
-    /// After the end of the job: keeps the newest `bytes` of each stream and gives the rest of the memory back. Does
-    /// nothing and returns false while a stream is not at its end or a viewer is not through.
-    pub fn shrink_to_tail(&self, bytes: u32) -> bool {
+    /// After the end of the job: keeps the newest `bytes` of each stream and gives the rest of the memory back, as soon as every
+    /// stream is at its end and no viewer has anything left to get: all are through or gone.
+    pub async fn keep_tail(&self, bytes: u32) {
+        loop {
+            let changed = self.shared.read_out.notified();
+            if self.shrink_to_tail(bytes) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Does nothing and returns false while a stream is not at its end or a viewer is not through.
+    #[must_use]
+    pub(super) fn shrink_to_tail(&self, bytes: u32) -> bool {
         let mut state = self.lock();
         let ended = self.shared.terms.plumbing.sources().iter().all(|source| state.stock.ended(*source));
         if !ended || !is_read_out(&state) {
@@ -374,17 +378,6 @@ impl Output {
         state.stock.shrink(usize::try_from(bytes).unwrap_or(usize::MAX));
         state.share = None;
         true
-    }
-
-    /// Waits until no viewer has anything left to get: all are through or gone.
-    pub async fn read_out(&self) {
-        loop {
-            let changed = self.shared.read_out.notified();
-            if is_read_out(&self.lock()) {
-                return;
-            }
-            changed.await;
-        }
     }
 
     /// Waits until the job prints more than its limit.
@@ -481,6 +474,7 @@ impl Output {
         let mut state = self.lock();
         self.set_flow(&mut state, source, Flow::Ended);
         state.changed();
+        self.shared.read_out.notify_waiters();
     }
 
     fn set_flow(&self, state: &mut State, source: Source, flow: Flow) {
@@ -497,6 +491,11 @@ impl Output {
             self.shared.room.get(*source).notify_one();
         }
         self.shared.read_out.notify_waiters();
+    }
+
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> usize {
+        self.lock().stock.rings()
     }
 
     #[cfg(test)]

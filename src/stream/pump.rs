@@ -11,6 +11,7 @@
 //! the tree is empty: whatever was written is in the pipe by then, and a read that would block is the end.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -21,32 +22,23 @@ use tokio_util::sync::CancellationToken;
 use super::output::{Filled, Output};
 use super::source::Source;
 
-/// Why a pump ended. Whichever it was, the stream has ended for its viewers.
-#[derive(Debug)]
-pub enum PumpEnd {
-    /// Everybody closed the stream.
-    EndOfFile,
-    /// At the last call nothing was left, though somebody still holds the stream.
-    Abandoned,
-    /// The job printed more than it may; what is beyond the limit was not read.
-    OverLimit,
-    /// Reading failed.
-    Failed(io::Error),
-}
-
 /// Body of the task that moves `source` of a job from `fd` into `output`. The job owns the task; it ends at the end of the
-/// stream or at the `last_call`, and if it is dropped earlier the stream ends with it.
+/// stream or at the `last_call`, and if it is dropped earlier the stream ends with it. However it ends, the stream has ended
+/// for its viewers.
 ///
 /// `fd` becomes non-blocking. Must run inside a runtime with IO.
+///
+/// # Errors
+/// Why reading failed: what was not read is lost.
 pub fn pump(
     fd: OwnedFd,
     source: Source,
     output: Output,
     last_call: CancellationToken,
-) -> impl Future<Output = PumpEnd> + Send + 'static {
+) -> impl Future<Output = io::Result<()>> + Send + 'static {
     // Made before the first poll: a task may be dropped without one.
     let ending = Ending { output, source };
-    async move { run(fd, source, &ending.output, &last_call).await.unwrap_or_else(PumpEnd::Failed) }
+    async move { run(fd, source, &ending.output, &last_call).await }
 }
 
 /// Ends the stream when the pump does, however it does.
@@ -61,12 +53,7 @@ impl Drop for Ending {
     }
 }
 
-async fn run(
-    fd: OwnedFd,
-    source: Source,
-    output: &Output,
-    last_call: &CancellationToken,
-) -> io::Result<PumpEnd> {
+async fn run(fd: OwnedFd, source: Source, output: &Output, last_call: &CancellationToken) -> io::Result<()> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     // Unchecked: a terminal's master is polled and read as a pipe is.
     let fd = pipe::Receiver::from_owned_fd_unchecked(fd)?;
@@ -76,8 +63,8 @@ async fn run(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
             Ok(filled) => {
-                if let Some(end) = settle(filled, source, output, last_call).await {
-                    return Ok(end);
+                if settle(filled, source, output, last_call).await.is_break() {
+                    return Ok(());
                 }
             }
         }
@@ -85,11 +72,11 @@ async fn run(
     loop {
         // Past the runtime's readiness: only the kernel knows that nothing is left.
         match read(&fd, source, output) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(PumpEnd::Abandoned),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
             Ok(filled) => {
-                if let Some(end) = settle(filled, source, output, last_call).await {
-                    return Ok(end);
+                if settle(filled, source, output, last_call).await.is_break() {
+                    return Ok(());
                 }
                 tokio::task::consume_budget().await;
             }
@@ -106,29 +93,29 @@ async fn is_live(fd: &pipe::Receiver, last_call: &CancellationToken) -> io::Resu
     }
 }
 
-/// Waits where the pump has to; returns the end where it is one.
+/// Waits where the pump has to; breaks where the end is.
 async fn settle(
     filled: Filled,
     source: Source,
     output: &Output,
     last_call: &CancellationToken,
-) -> Option<PumpEnd> {
+) -> ControlFlow<()> {
     match filled {
-        Filled::Bytes => None,
+        Filled::Bytes => ControlFlow::Continue(()),
         Filled::NoRoom => {
             output.room(source).await;
-            None
+            ControlFlow::Continue(())
         }
         Filled::Polite(left) => {
             // Whether they came on or not, the next attempt sees.
             timeout(left, output.room(source)).await.unwrap_or_default();
-            None
+            ControlFlow::Continue(())
         }
-        Filled::End => Some(PumpEnd::EndOfFile),
+        Filled::End => ControlFlow::Break(()),
         Filled::OverLimit => {
             // The pipe stays open until the tree is gone: a SIGPIPE would hide why the job ended.
             last_call.cancelled().await;
-            Some(PumpEnd::OverLimit)
+            ControlFlow::Break(())
         }
     }
 }

@@ -53,22 +53,6 @@ pub enum StdinPort {
     Terminal,
 }
 
-/// How a job's stdin ended.
-#[derive(Debug)]
-pub enum StdinEnd {
-    /// The end was sent and everything before it written.
-    Sent,
-    /// The job closed its side; so many accepted bytes were not read by it, besides what the pipe held.
-    Refused {
-        /// Bytes accepted and never written.
-        unwritten: u64,
-    },
-    /// The job ended first.
-    Cancelled,
-    /// Writing failed.
-    Failed(io::Error),
-}
-
 /// The stdin of one job. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Stdin {
@@ -176,14 +160,12 @@ impl Stdin {
         self.lock().credit()
     }
 
-    /// Accepts nothing any more and forgets what is queued. Returns how much that was.
-    fn close(&self) -> u64 {
+    /// Accepts nothing any more and forgets what is queued.
+    fn close(&self) {
         let mut queue = self.lock();
         queue.mouth = Mouth::Closed;
-        let unwritten = queue.bytes.len() as u64;
         queue.bytes = VecDeque::new();
         queue.wake();
-        unwritten
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -241,27 +223,27 @@ enum Line {
 /// nobody reads any more, or at `job_ended`. Closes `fd` then.
 ///
 /// `fd` becomes non-blocking. Must run inside a runtime with IO.
+///
+/// # Errors
+/// Why writing failed; that the job closed its side is none.
 pub fn feed(
     fd: OwnedFd,
     port: StdinPort,
     stdin: Stdin,
     job_ended: CancellationToken,
-) -> impl Future<Output = StdinEnd> + Send + 'static {
+) -> impl Future<Output = io::Result<()>> + Send + 'static {
     // Made before the first poll: a task may be dropped without one.
     let closing = Closing(stdin);
     async move {
         let end = tokio::select! {
             biased;
-            () = job_ended.cancelled() => return StdinEnd::Cancelled,
+            () = job_ended.cancelled() => Ok(()),
             end = run(fd, port, &closing.0) => end,
         };
-        match end {
-            Ok(()) => StdinEnd::Sent,
-            Err(Broken { error, unwritten }) => match Errno::from_io_error(&error) {
-                Some(Errno::PIPE | Errno::IO) => StdinEnd::Refused { unwritten },
-                Some(_) | None => StdinEnd::Failed(error),
-            },
-        }
+        end.or_else(|error| match Errno::from_io_error(&error) {
+            Some(Errno::PIPE | Errno::IO) => Ok(()),
+            Some(_) | None => Err(error),
+        })
     }
 }
 
@@ -274,26 +256,19 @@ impl Drop for Closing {
     }
 }
 
-/// Writing failed with so much still queued.
-struct Broken {
-    error: io::Error,
-    unwritten: u64,
-}
-
-async fn run(fd: OwnedFd, port: StdinPort, stdin: &Stdin) -> Result<(), Broken> {
-    let broken = |error| Broken { error, unwritten: stdin.close() };
-    rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| broken(errno.into()))?;
+async fn run(fd: OwnedFd, port: StdinPort, stdin: &Stdin) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
     // Unchecked: a terminal's master is polled and written as a pipe is.
-    let fd = pipe::Sender::from_owned_fd_unchecked(fd).map_err(broken)?;
+    let fd = pipe::Sender::from_owned_fd_unchecked(fd)?;
     let mut line = Line::Fresh;
     loop {
-        fd.writable().await.map_err(broken)?;
+        fd.writable().await?;
         match fd.try_io(|| write(&fd, stdin, &mut line)) {
             Ok(Fed::Bytes) => {}
             Ok(Fed::Empty) => stdin.shared.work.notified().await,
-            Ok(Fed::End { line }) => return finish(&fd, port, line).await.map_err(broken),
+            Ok(Fed::End { line }) => return finish(&fd, port, line).await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(broken(error)),
+            Err(error) => return Err(error),
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BufMut;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::domain::{StreamName, StreamTotals};
 
@@ -210,11 +209,6 @@ impl Viewer {
     /// Every stream ended and this viewer was told: it has everything it will ever get.
     pub fn is_through(&self) -> bool {
         self.with(|cursor, stock| cursor.is_through(stock)).unwrap_or(true)
-    }
-
-    /// Since when something waits here that was not taken, or has no credit; `None` when it has everything there is.
-    pub fn stalled_since(&self) -> Option<Instant> {
-        self.with(|cursor, _| cursor.behind()).flatten()
     }
 
     /// Bytes of each stream: produced by the job, delivered to and dropped for this viewer.

@@ -190,12 +190,12 @@ async fn run(on: &Arc<Connection>, method: Method) -> Result<Outcome, Failure> {
             job.signal(signal.number(), target).await.map(|()| view::delivered().into())
         }
         Method::JobPause(job) => {
-            let pause = find(on, job, Reach::Own)?.pause().await?;
-            Ok(view::paused(true, pause.exact).into())
+            let now = find(on, job, Reach::Own)?.pause().await?;
+            Ok(view::paused(now.paused, now.exact).into())
         }
         Method::JobResume(job) => {
-            let pause = find(on, job, Reach::Own)?.resume().await?;
-            Ok(view::paused(false, pause.exact).into())
+            let now = find(on, job, Reach::Own)?.resume().await?;
+            Ok(view::paused(now.paused, now.exact).into())
         }
         Method::JobStop { job, signal, grace } => stop(on, job, signal, grace).await,
         Method::JobKill(job) => stop(on, job, Signal::KILL, Duration::ZERO).await,

@@ -122,7 +122,8 @@ fn summary(results: Vec<Result<(), Errno>>) -> Result<(), Errno> {
     }
 }
 
-/// Asks for a pause or a resume. `None`: the answer comes with the kernel's acknowledgement, see [`settled`].
+/// Asks for a pause or a resume. `None`: all who ask are answered alike once the kernel has acknowledged the last wish, which
+/// may be now, see [`settled`].
 pub(super) fn pause(job: &mut Job, ask: u64, wanted: bool, patience: Duration) -> Option<Answer> {
     if is_over(job) || job.killed.is_some() {
         return Some(Answer::Finished);
@@ -137,9 +138,6 @@ pub(super) fn pause(job: &mut Job, ask: u64, wanted: bool, patience: Duration) -
     };
     if let Err(error) = leaf.freeze(wanted) {
         return Some(Answer::Errno(errno_of(&error) as i32));
-    }
-    if leaf.state().frozen == wanted {
-        return Some(paused(wanted, true));
     }
     job.pause.wanted = wanted;
     job.pause.asks.push(ask);

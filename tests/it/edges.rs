@@ -47,6 +47,24 @@ fn a_stop_of_a_paused_job_starts_its_clock_again() {
 }
 
 #[test]
+fn a_pause_and_a_resume_at_once_leave_a_job_that_runs_and_says_so() {
+    let gateway = Gateway::with("[limits]\nrequests_per_second = 100000\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.sh("for i in $(seq 60); do sleep 1000 & done; echo ready; wait").await;
+        client.event_of("job.output", &job).await;
+        let ask = |of| json!({"jsonrpc": "2.0", "id": of, "method": of, "params": {"job": job}});
+        for _ in 0..50 {
+            client.raw(&json!([ask("job.pause"), ask("job.resume")]).to_string()).await;
+            let answers = client.find("the batch's answer", Value::is_array).await;
+            assert!(answers.as_array().unwrap().iter().all(|a| a.get("result").is_some()), "{answers}");
+            assert_eq!(client.call("job.get", json!({"job": job})).await.unwrap()["state"], "running");
+        }
+        client.call("job.kill", json!({"job": job})).await.unwrap();
+    });
+}
+
+#[test]
 fn requests_beyond_those_in_flight_are_refused_and_the_end_is_still_seen() {
     let gateway = Gateway::with("[limits]\noutstanding = 8\n");
     run(async {

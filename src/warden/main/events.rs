@@ -162,7 +162,7 @@ impl Process {
         self.finish_if_empty(number);
     }
 
-    fn settle_pause(&mut self, number: u64, now: Instant) {
+    pub(super) fn settle_pause(&mut self, number: u64, now: Instant) {
         let settled = self.jobs.get_mut(&number).and_then(|job| tree::settled(job, now));
         if let Some((answer, asks)) = settled {
             for ask in asks {

@@ -275,8 +275,9 @@ impl Process {
             None => Some(Answer::Finished),
             Some(job) => tree::pause(job, ask, wanted, patience),
         };
-        if let Some(answer) = answer {
-            self.tell(&FromWarden::Answer { ask, answer });
+        match answer {
+            Some(answer) => self.tell(&FromWarden::Answer { ask, answer }),
+            None => self.settle_pause(number, Instant::now()),
         }
     }
 

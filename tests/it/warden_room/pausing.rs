@@ -43,6 +43,19 @@ async fn a_paused_job_uses_no_time_and_cannot_wake_itself() {
     assert_eq!(running.emptied().await.survivors, 0);
 }
 
+in_each_tier!(a_pause_and_a_resume_at_once_are_both_answered, |warden| async move {
+    let many = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do sleep 1000 & done; echo ready; wait";
+    let (running, ends) = start(&warden, job_id(), &["sh", "-c", many]).await;
+    line(&ends.stdout).await;
+    for _ in 0..20 {
+        let (paused, resumed) = tokio::join!(running.pause(), running.resume());
+        assert!(paused.is_ok(), "{paused:?}");
+        assert!(!resumed.unwrap().paused);
+    }
+    running.kill();
+    assert_eq!(running.emptied().await.survivors, 0);
+});
+
 in_each_tier!(a_paused_job_is_killed, |warden| async move {
     let job = job_id();
     let (running, ends) = start(&warden, job, &["sh", "-c", TREE]).await;
