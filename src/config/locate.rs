@@ -11,7 +11,7 @@ use super::layers::{DEFAULTS, Named};
 
 /// What is wrong, and where.
 pub(super) fn explain(error: &figment::Error, files: &[Named]) -> ConfigFailure {
-    if let Some(broken) = files.iter().find_map(|file| syntax(file)) {
+    if let Some(broken) = files.iter().find_map(syntax) {
         return broken;
     }
     let layer =
