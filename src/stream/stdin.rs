@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::io::Errno;
 use rustix::termios::SpecialCodeIndex;
+use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -262,14 +263,26 @@ async fn run(fd: OwnedFd, port: StdinPort, stdin: &Stdin) -> io::Result<()> {
     let fd = pipe::Sender::from_owned_fd_unchecked(fd)?;
     let mut line = Line::Fresh;
     loop {
-        fd.writable().await?;
-        match fd.try_io(|| write(&fd, stdin, &mut line)) {
-            Ok(Fed::Bytes) => {}
-            Ok(Fed::Empty) => stdin.shared.work.notified().await,
-            Ok(Fed::End { line }) => return finish(&fd, port, line).await,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        match attempt(&fd, || write(&fd, stdin, &mut line)).await {
+            Ok(None | Some(Fed::Bytes)) => {}
+            Ok(Some(Fed::Empty)) => stdin.shared.work.notified().await,
+            Ok(Some(Fed::End { line })) => return finish(&fd, port, line).await,
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Writes once `fd` may take something; `None` when it did not after all.
+///
+/// Waits for ever at a terminal that is full and that nobody holds any more: the runtime calls it ready from then on, and
+/// each write would block, so that trying on would keep this thread from everything else.
+async fn attempt<T>(fd: &pipe::Sender, write: impl FnOnce() -> io::Result<T>) -> io::Result<Option<T>> {
+    let ready = fd.ready(Interest::WRITABLE).await?;
+    match fd.try_io(write) {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Err(_) if ready.is_write_closed() => std::future::pending().await,
+        Err(_) => Ok(None),
     }
 }
 
@@ -298,12 +311,8 @@ async fn finish(fd: &pipe::Sender, port: StdinPort, line: Line) -> io::Result<()
     let end = [rustix::termios::tcgetattr(fd)?.special_codes[SpecialCodeIndex::VEOF]; 2];
     let mut left = end.get(..times).unwrap_or_default();
     while !left.is_empty() {
-        fd.writable().await?;
-        match fd.try_write(left) {
-            Ok(written) => left = left.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        let written = attempt(fd, || Ok(rustix::io::write(fd, left)?)).await?;
+        left = left.get(written.unwrap_or_default()..).unwrap_or_default();
     }
     Ok(())
 }

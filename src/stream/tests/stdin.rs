@@ -1,9 +1,12 @@
 //! The way in, over real pipes and terminals.
 
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::pty::OpenptFlags;
+use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -82,13 +85,48 @@ async fn a_job_that_never_reads_keeps_the_queue_bounded_and_ends() {
     assert_eq!(stdin.offer(None, b"x", false), Err(StdinRefused::Closed));
 }
 
+#[test]
+fn a_full_terminal_that_nobody_holds_any_more_keeps_no_thread_busy() {
+    let (done, ended) = std::sync::mpsc::channel();
+    // A thread that is left behind: one that spins can be neither joined nor timed out from within.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        done.send(runtime.block_on(fill_and_let_go())).unwrap();
+    });
+    assert!(matches!(ended.recv_timeout(LONG), Ok(StdinEnd::Cancelled)));
+}
+
+/// Fills a terminal's input until bytes are left over, lets go of the terminal, then ends the job.
+async fn fill_and_let_go() -> StdinEnd {
+    let (master, slave) = terminal();
+    let mut raw = rustix::termios::tcgetattr(&slave).unwrap();
+    raw.make_raw();
+    rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &raw).unwrap();
+    let stdin = Stdin::new(1 << 20);
+    stdin.offer(None, &[b'x'; 1 << 20], false).unwrap();
+    let ended = CancellationToken::new();
+    let keep = master.try_clone().unwrap();
+    let fed = tokio::spawn(feed(master, StdinPort::Terminal, stdin.clone(), ended.clone()));
+    while takes_more(&keep) {
+        tokio::task::yield_now().await;
+    }
+    drop(slave);
+    // Woken by the same news as the feed, which has its turn then.
+    pipe::Receiver::from_owned_fd_unchecked(keep).unwrap().readable().await.unwrap();
+    tokio::task::yield_now().await;
+    ended.cancel();
+    fed.await.unwrap()
+}
+
+fn takes_more(master: &OwnedFd) -> bool {
+    let mut wait = [PollFd::new(master.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut wait, PollTimeout::ZERO).unwrap() > 0
+}
+
 #[tokio::test]
 async fn the_end_of_a_terminals_stdin_reaches_a_reader_in_mid_line() {
     for (typed, expected) in [("", ""), ("whole\n", "whole\n"), ("whole\nhalf", "whole\nhalf")] {
-        let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        rustix::pty::unlockpt(&master).unwrap();
-        let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
-        let mut slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let (master, mut slave) = terminal();
         let stdin = Stdin::new(1000);
         stdin.offer(None, typed.as_bytes(), true).unwrap();
         let keep = master.try_clone().unwrap();
@@ -98,4 +136,12 @@ async fn the_end_of_a_terminals_stdin_reaches_a_reader_in_mid_line() {
         assert_eq!(got, expected);
         drop(keep);
     }
+}
+
+fn terminal() -> (OwnedFd, std::fs::File) {
+    let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+    let slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (master, slave)
 }
