@@ -32,11 +32,14 @@ pub(super) struct Streams {
 pub(super) struct Pumps {
     tasks: JoinSet<io::Result<()>>,
     last_call: CancellationToken,
+    /// Keeps the terminal from ending while the job has let go of it: as long as the tree lives, somebody may open it anew.
+    terminal: Option<OwnedFd>,
 }
 
 impl Pumps {
     /// The tree is empty: what was written is in the pipes by now.
-    pub(super) fn last_call(&self) {
+    pub(super) fn last_call(&mut self) {
+        self.terminal = None;
         self.last_call.cancel();
     }
 
@@ -78,10 +81,10 @@ pub(super) fn make(size: Option<TerminalSize>, stdin: bool) -> io::Result<(Stdio
 
 /// Sets the streams to work.
 pub(super) fn start(ends: Ends, keeping: Keeping, settings: &Settings) -> io::Result<Streams> {
-    let (plumbing, sources, input, terminal) = match ends {
+    let (plumbing, sources, input, terminal, held) = match ends {
         Ends::Pipes(ends) => {
             let sources = vec![(Source::Stdout, ends.stdout), (Source::Stderr, ends.stderr)];
-            (Plumbing::Pipes, sources, ends.stdin.map(|fd| (fd, StdinPort::Pipe)), None)
+            (Plumbing::Pipes, sources, ends.stdin.map(|fd| (fd, StdinPort::Pipe)), None, None)
         }
         Ends::Terminal(ends) => {
             let (reading, writing) = (ends.master.try_clone()?, ends.master.try_clone()?);
@@ -90,6 +93,7 @@ pub(super) fn start(ends: Ends, keeping: Keeping, settings: &Settings) -> io::Re
                 vec![(Source::Pty, reading)],
                 Some((writing, StdinPort::Terminal)),
                 Some(ends.master),
+                Some(ends.slave),
             )
         }
     };
@@ -109,5 +113,5 @@ pub(super) fn start(ends: Ends, keeping: Keeping, settings: &Settings) -> io::Re
         tasks.spawn(feed(fd, port, stdin.clone(), last_call.clone()));
         stdin
     });
-    Ok(Streams { output, pumps: Pumps { tasks, last_call }, stdin, terminal })
+    Ok(Streams { output, pumps: Pumps { tasks, last_call, terminal: held }, stdin, terminal })
 }

@@ -32,11 +32,13 @@ pub struct PipeEnds {
     pub stderr: OwnedFd,
 }
 
-/// The gateway's end of a terminal, O_NONBLOCK.
+/// The gateway's ends of a terminal.
 #[derive(Debug)]
 pub struct PtyEnds {
-    /// The master: read output, write input. Reading gives EIO once no process holds the terminal.
+    /// The master, O_NONBLOCK: read output, write input. Reading gives EIO while nobody holds the terminal.
     pub master: OwnedFd,
+    /// The terminal itself, for who has it to hold: a job may let go of it for a while and open it anew.
+    pub slave: OwnedFd,
 }
 
 impl Stdio {
@@ -69,9 +71,9 @@ impl Stdio {
         rustix::pty::unlockpt(&master)?;
         resize(&master, size)?;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
-        let job =
-            Self { stdout: slave.try_clone()?, stderr: slave.try_clone()?, stdin: slave, terminal: true };
-        Ok((job, PtyEnds { master: never_block(master)? }))
+        let (stdin, stdout, stderr) = (slave.try_clone()?, slave.try_clone()?, slave.try_clone()?);
+        let job = Self { stdin, stdout, stderr, terminal: true };
+        Ok((job, PtyEnds { master: never_block(master)?, slave }))
     }
 
     /// Whether this is a terminal.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::client::Frame;
-use crate::support::{Client, Gateway, run, tenants};
+use crate::support::{Client, Gateway, PATIENCE, eventually, run, tenants};
 
 #[test]
 fn every_byte_arrives_in_both_planes() {
@@ -44,6 +44,30 @@ fn every_byte_arrives_in_both_planes() {
         let text = String::from_utf8(json_client.output(&again, "stdout").await).unwrap();
         assert_eq!(text, (0..20000).map(|i| format!("zeile \u{e4}\u{20ac} {i}\n")).collect::<String>());
         drop(job);
+    });
+}
+
+#[test]
+fn a_terminal_that_its_job_lets_go_of_for_a_while_goes_on() {
+    let gateway = Gateway::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (closed, go) = (directory.path().join("closed"), directory.path().join("go"));
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        // More than a terminal holds, so that it takes a reader.
+        let script = "exec </dev/null >/dev/null 2>&1; : >closed; until [ -e go ]; do :; done; \
+            head -c 300000 /dev/zero | tr '\\0' x >/dev/tty";
+        let argv =
+            json!({"argv": ["sh", "-c", script], "cwd": directory.path(), "pty": {"rows": 24, "cols": 80}});
+        let started = client.call("job.start", argv).await.unwrap();
+        eventually(PATIENCE, "it lets go of its terminal", || closed.exists());
+        // The gateway has seen that nobody held it, if it ever does.
+        client.call("server.info", json!({})).await.unwrap();
+        std::fs::write(go, "").unwrap();
+        let job = started["job"].as_str().unwrap();
+        let got = client.output(job, "pty").await;
+        assert!(got == [b'x'; 300_000], "{} bytes", got.len());
+        assert_eq!(client.event_of("job.closed", job).await["reason"], "exited");
     });
 }
 

@@ -87,7 +87,7 @@ in_each_tier!(a_signal_to_the_foreground_reaches_the_group_that_a_shell_put_ther
     let job = job_id();
     let size = TerminalSize::new(24, 80).unwrap();
     let prepared = warden.prepare(wanted(job, "sh")).await.unwrap();
-    let (stdio, PtyEnds { master }) = Stdio::pty(size).unwrap();
+    let (stdio, PtyEnds { master, .. }) = Stdio::pty(size).unwrap();
     let script = "echo \"first=$(cut -d' ' -f8 /proc/$$/stat) $$\"; set -m; sleep 1001 & behind=$!; echo ready; \
         sleep 1002; echo \"front=$?\"; kill -0 $behind && echo behind; exec sleep 1003";
     let terminal = Some(Terminal { size, term: "xterm".into() });
@@ -120,7 +120,7 @@ in_each_tier!(a_terminal_is_controlling_and_has_its_size, |warden| async move {
     let job = job_id();
     let size = TerminalSize::new(40, 100).unwrap();
     let prepared = warden.prepare(wanted(job, "sh")).await.unwrap();
-    let (stdio, PtyEnds { master }) = Stdio::pty(size).unwrap();
+    let (stdio, PtyEnds { master, .. }) = Stdio::pty(size).unwrap();
     let script = "trap 'echo winch; stty size' WINCH; trap 'echo int; exit 5' INT; \
         stty size </dev/tty; while :; do sleep 0.01; done";
     let terminal = Some(Terminal { size, term: "xterm".into() });
