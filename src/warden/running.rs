@@ -36,26 +36,17 @@ impl SpawnFailure {
     }
 
     /// Whether the request was at fault (an unknown program, a forbidden directory), not this host: such
-    /// failures say nothing about the health of spawning.
+    /// failures say nothing about the health of spawning. Of what the kernel says of a program or a directory, that is
+    /// everything but a want of something, for who wrote the program chooses what is wrong with it.
     pub fn is_of_the_request(&self) -> bool {
         // A profile that this kernel cannot give is as broken for the next request, but spawning is not.
         let lacking = self.stage == SpawnStage::Confine && self.errno == Errno::EOPNOTSUPP as i32;
-        let errnos = [
-            Errno::ENOENT,
-            Errno::EACCES,
-            Errno::ENOTDIR,
-            Errno::EISDIR,
-            Errno::ELOOP,
-            Errno::ENAMETOOLONG,
-            Errno::ENOEXEC,
-            Errno::EILSEQ,
-            Errno::ETXTBSY,
-            Errno::E2BIG,
-            Errno::EINVAL,
-            Errno::EPERM,
-        ];
+        let wants = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE];
+        // Ours too: it did not come to the program, or not to what was cleared.
+        let ours = [Errno::EPROTO, Errno::ETIMEDOUT, Errno::ENOSPC];
         let stage = matches!(self.stage, SpawnStage::Exec | SpawnStage::Chdir);
-        lacking || (stage && errnos.contains(&Errno::from_raw(self.errno)))
+        let errno = Errno::from_raw(self.errno);
+        lacking || (stage && !wants.contains(&errno) && !ours.contains(&errno))
     }
 }
 

@@ -26,8 +26,17 @@ in_each_tier!(a_failed_start_says_where_and_leaves_nothing, |warden| async move 
     let orphaned = directory.path().join("script");
     fs::write(&orphaned, "#!/nowhere/sh\n").unwrap();
     let unknown_format = directory.path().join("format");
-    fs::write(&unknown_format, "no program").unwrap();
-    for file in [&orphaned, &unknown_format] {
+    fs::write(&unknown_format, "no program, and as long as one begins".repeat(9)).unwrap();
+    let empty = directory.path().join("empty");
+    fs::write(&empty, "").unwrap();
+    let [no_loader, empty_loader, bad_loader] =
+        [("none", "/nowhere/ld.so".into()), ("of_empty", empty.clone()), ("of_text", unknown_format.clone())]
+            .map(|(name, loader)| {
+                let program = directory.path().join(name);
+                fs::write(&program, loaded_by(&loader)).unwrap();
+                program
+            });
+    for file in [&orphaned, &unknown_format, &empty, &no_loader, &empty_loader, &bad_loader] {
         fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let (path, unknown_format) = (|p: &PathBuf| p.to_str().unwrap().to_owned(), unknown_format);
@@ -39,6 +48,9 @@ in_each_tier!(a_failed_start_says_where_and_leaves_nothing, |warden| async move 
         (path(&plain), "/", SpawnStage::Exec, Errno::EACCES),
         (path(&orphaned), "/", SpawnStage::Exec, Errno::ENOENT),
         (path(&unknown_format), "/", SpawnStage::Exec, Errno::ENOEXEC),
+        (path(&no_loader), "/", SpawnStage::Exec, Errno::ENOENT),
+        (path(&empty_loader), "/", SpawnStage::Exec, Errno::EIO),
+        (path(&bad_loader), "/", SpawnStage::Exec, Errno::ELIBBAD),
         ("true".to_owned(), "/no/such/directory", SpawnStage::Chdir, Errno::ENOENT),
         ("true".to_owned(), "/bin/sh", SpawnStage::Chdir, Errno::ENOTDIR),
         ("x".repeat(5000), "/", SpawnStage::Exec, Errno::ENAMETOOLONG),
@@ -52,6 +64,21 @@ in_each_tier!(a_failed_start_says_where_and_leaves_nothing, |warden| async move 
         assert_eq!((census.jobs, census.groups), (0, 0), "after {failure}");
     }
 });
+
+/// A program for this machine that is nothing but the name of who is to load it (elf(5)).
+fn loaded_by(loader: &Path) -> Vec<u8> {
+    const HEADER: usize = 64;
+    const ENTRY: usize = 56;
+    let mut elf = fs::read("/bin/true").unwrap();
+    elf.truncate(HEADER);
+    elf[32..40].copy_from_slice(&(HEADER as u64).to_ne_bytes());
+    elf[56..58].copy_from_slice(&1_u16.to_ne_bytes());
+    let name = [loader.to_str().unwrap().as_bytes(), b"\0"].concat();
+    let (kind, readable, size) = (3_u32, 4_u32, name.len() as u64);
+    elf.extend([kind, readable].map(u32::to_ne_bytes).as_flattened());
+    elf.extend([(HEADER + ENTRY) as u64, 0, 0, size, size, 1].map(u64::to_ne_bytes).as_flattened());
+    [elf, name].concat()
+}
 
 #[tokio::test]
 async fn a_job_is_born_clean() {
@@ -264,4 +291,43 @@ async fn a_job_has_its_identity_from_the_first_open_on() {
     let inside = Prepare { cwd: Some(private.path().to_str().unwrap().into()), ..as_nobody("true") };
     let failure = warden.prepare(inside).await.expect_err("no search permission");
     assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Chdir, Errno::EACCES));
+}
+
+#[tokio::test]
+async fn what_may_be_executed_and_not_read_runs_unless_it_is_a_script() {
+    if !is_root() {
+        return;
+    }
+    let warden = Warden::launch(Settings { identities: vec![nobody()], ..settings(None) }).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (program, script) = (directory.path().join("program"), directory.path().join("script"));
+    fs::copy("/bin/true", &program).unwrap();
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    let [program, script] = [program, script].map(|file| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o711)).unwrap();
+        file.to_str().unwrap().to_owned()
+    });
+    let as_nobody = |program: &str| Prepare { identity: Some(0), ..wanted(job_id(), program) };
+    let (running, _ends) = start_as(&warden, as_nobody(&program), &[&program]).await.unwrap();
+    assert_eq!(running.exited().await, ExitStatus::Code(0));
+    let failure = start_as(&warden, as_nobody(&script), &[&script]).await.expect_err("it cannot be read");
+    assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Exec, Errno::EACCES));
+}
+
+#[tokio::test]
+async fn a_job_with_an_identity_opens_its_streams_by_their_names() {
+    if !is_root() {
+        return;
+    }
+    let warden = Warden::launch(Settings { identities: vec![nobody()], ..settings(None) }).await.unwrap();
+    let job = job_id();
+    let prepared = warden.prepare(Prepare { identity: Some(0), ..wanted(job, "sh") }).await.unwrap();
+    let (stdio, ends) = Stdio::pipes(true).unwrap();
+    let script = "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin";
+    let cleared = cleared(&prepared, command(job, &["sh", "-c", script], None));
+    rustix::io::write(ends.stdin.unwrap(), b"in\n").unwrap();
+    let _running = prepared.release(&cleared, stdio, &JobLimits::default()).await.unwrap();
+    let said = (output(ends.stdout).await, output(ends.stderr).await);
+    assert_eq!(said, ("out\nin\n".to_owned(), "err\n".to_owned()));
 }
