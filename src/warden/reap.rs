@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// Most orphans reaped a turn; the rest waits for the next one.
-const MAX_A_TURN: usize = 256;
+const MAX_A_TURN: u32 = 256;
 /// Looks at the children in one chase, at most.
 const CHASES: u32 = 256;
 
@@ -45,8 +45,8 @@ pub(super) fn orphans(leaders: &HashSet<i32>, number: impl Fn(i32) -> Option<i32
     let mut turn = Turn { reaped: 0, living: Vec::new(), more: false };
     let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     let orphans = children.split_ascii_whitespace().filter_map(|pid| number(pid.parse().ok()?));
-    for (count, pid) in orphans.filter(|pid| !leaders.contains(pid)).enumerate() {
-        if count >= MAX_A_TURN {
+    for pid in orphans.filter(|pid| !leaders.contains(pid)) {
+        if turn.reaped >= MAX_A_TURN {
             turn.more = true;
             break;
         }
@@ -88,10 +88,24 @@ pub(super) fn is_childless() -> bool {
 /// proc_pid_status(5): one number for each namespace, from the outermost on).
 pub(super) fn inner_number(pid: i32) -> Option<i32> {
     let numbers = |of: String| {
-        let status = fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+        // A process may be called anything, in text or not.
+        let status = fs::read(format!("/proc/{of}/status")).ok()?;
+        let status = String::from_utf8_lossy(&status);
         let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
         Some(line.split_ascii_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<i32>>())
     };
     let depth = numbers("self".to_owned())?.len();
     numbers(pid.to_string())?.get(depth.checked_sub(1)?).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_text_hides_nobody() {
+        nix::sys::prctl::set_name(c"\xff").unwrap();
+        let own = nix::unistd::gettid().as_raw();
+        assert_eq!(inner_number(own), Some(own));
+    }
 }

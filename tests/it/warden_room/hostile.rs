@@ -97,6 +97,33 @@ fn kill_process(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
+in_each_tier!(any_number_of_living_orphans_keeps_none_of_the_dead, |warden| async move {
+    let job = job_id();
+    let script = "for n in $(seq 300); do (sleep 1000 &); done; for n in $(seq 20); do (sleep 0 &); done; \
+        echo done; exec sleep 1000";
+    let (running, ends) = start_as(&warden, wanted(job, "sh"), &["sh", "-c", script]).await.unwrap();
+    assert_eq!(line(&ends.stdout).await, "done\n");
+    eventually(PATIENCE, "the short-lived are dead", || living(job).len() == 301);
+    let warden_pid = warden.pid().cast_signed();
+    let keepers: Vec<i32> = std::iter::once(warden_pid).chain(proc::children(warden_pid)).collect();
+    eventually(PATIENCE, "and reaped", || keepers.iter().all(|pid| proc::zombies(*pid) == 0));
+    running.kill();
+    assert_eq!(running.emptied().await.survivors, 0);
+});
+
+in_each_tier!(a_leader_that_its_child_traces_costs_no_time_and_ends_with_its_tree, |warden| async move {
+    let tree = grow(&warden, "traces_its_leader").await;
+    let leader = tree.running.pid();
+    eventually(PATIENCE, "the leader is a zombie", || !proc::is_alive(leader));
+    let pid = warden.pid().cast_signed();
+    let rests = proc::rests(pid);
+    warden.census().await.unwrap();
+    eventually(PATIENCE, "the warden rests", || proc::rests(pid) > rests);
+    tree.running.kill();
+    assert_ne!(tree.running.exited().await, ExitStatus::Unknown);
+    assert_eq!(survivors(tree).await, (0, Vec::new()));
+});
+
 /// A storm of a thousand, in the tiers that hold any number.
 async fn a_thousand(force: Option<Tier>) {
     let warden = launch(force).await;

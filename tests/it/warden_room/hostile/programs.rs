@@ -14,7 +14,7 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::{Pid, getpid, getppid, setpgid, setsid};
 
 /// Every program by its name.
-pub const ALL: [(&str, fn()); 26] = [
+pub const ALL: [(&str, fn()); 27] = [
     ("setsid", || {
         child(|| {
             let _ = setsid();
@@ -108,6 +108,18 @@ pub const ALL: [(&str, fn()); 26] = [
             rest()
         });
         let _ = nix::sys::wait::waitpid(stopped, Some(nix::sys::wait::WaitPidFlag::WUNTRACED));
+    }),
+    ("traces_its_leader", || {
+        let leader = getpid();
+        let (held, holding) = nix::unistd::pipe().unwrap();
+        child(move || {
+            let _ = unsafe { libc::ptrace(libc::PTRACE_SEIZE, leader.as_raw(), 0, 0) };
+            let _ = nix::unistd::write(&holding, b"x");
+            ready();
+            rest()
+        });
+        let _ = nix::unistd::read(&held, &mut [0]);
+        exit(7);
     }),
     ("moves_in_the_groups", || {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
