@@ -181,6 +181,16 @@ pub(super) fn survivors(job: &Job, around: &[Seen]) -> u32 {
     u32::try_from(living.max(1)).unwrap_or(u32::MAX)
 }
 
+/// Hands a pipe to the job's user, so that it can be opened by its name (`/dev/stderr`). Only what pipe(2) makes: whatever else
+/// the gateway passed stays as it is, a FIFO of the file system too. Without CAP_CHOWN, jobs go without the name.
+pub(super) fn give_pipe(stream: &OwnedFd, uid: u32) {
+    /// PIPEFS_MAGIC of linux/magic.h.
+    const PIPES: i128 = 0x5049_5045;
+    if rustix::fs::fstatfs(stream).is_ok_and(|system| i128::from(system.f_type) == PIPES) {
+        let _ = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None);
+    }
+}
+
 /// Hands a terminal to the job's user: owner, group tty's mode 0620, by descriptor. Whatever else the gateway passed for a
 /// terminal stays as it is.
 pub(super) fn give_terminal(slave: &OwnedFd, uid: u32) -> Result<(), Errno> {

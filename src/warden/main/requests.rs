@@ -227,7 +227,7 @@ impl Process {
         else {
             return;
         };
-        let ([_, stdin, _, _], Some(gate)) = (fds.as_slice(), &job.gate) else {
+        let ([_, stdin, stdout, stderr], Some(gate)) = (fds.as_slice(), &job.gate) else {
             return self.fail(number, WireFailure::new(SpawnStage::Stdio, Errno::EBADF, "release"));
         };
         let given = match job.owner.filter(|_| terminal) {
@@ -236,6 +236,9 @@ impl Process {
         };
         if let Err(errno) = given {
             return self.fail(number, WireFailure::new(SpawnStage::Terminal, errno, "owner"));
+        }
+        if let Some(uid) = job.owner.filter(|_| !terminal) {
+            [stdin, stdout, stderr].into_iter().for_each(|stream| tree::give_pipe(stream, uid));
         }
         match self.controllers.meter(job.leaf.as_ref(), job.leader.pid, limits) {
             Ok(meter) => job.meter = meter,
