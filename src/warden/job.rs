@@ -60,6 +60,8 @@ pub(super) struct Job {
     pub(super) deadline: Option<Instant>,
     /// Set once the leader is a zombie.
     pub(super) status: Option<ExitStatus>,
+    /// The leader is dead, and somebody who traces it keeps its status from us.
+    pub(super) traced: bool,
     /// The start failed; told when nothing is left of it.
     pub(super) failure: Option<WireFailure>,
     pub(super) killed: Option<Killed>,
@@ -112,6 +114,7 @@ impl Job {
             phase: Phase::Waiting,
             deadline: None,
             status: None,
+            traced: false,
             failure: None,
             killed: None,
             spent: None,

@@ -92,9 +92,12 @@ impl Process {
             let _ = self.epoll.delete(&job.leader.pidfd);
             return job.expect_keeper();
         }
-        let Some(status) = job.peek_status() else { return };
+        // Told once: a leader that is traced is dead long before its tracer lets us see how it ended, and SIGCHLD tells of that.
         let _ = self.epoll.delete(&job.leader.pidfd);
-        self.leader_ended(number, status);
+        match job.peek_status() {
+            Some(status) => self.leader_ended(number, status),
+            None => job.traced = true,
+        }
     }
 
     fn leader_ended(&mut self, number: u64, status: ExitStatus) {
@@ -174,6 +177,9 @@ impl Process {
     pub(super) fn on_children(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         self.reap_again = true;
+        let traced = self.jobs.values().filter(|job| job.traced && job.status.is_none());
+        let traced: Vec<u64> = traced.map(|job| job.number).collect();
+        traced.into_iter().for_each(|number| self.on_leader(number));
         // Also where there are leaves: the kernel holds back a second notice of `cgroup.events` for 10 ms.
         self.jobs.values_mut().filter(|job| job.status.is_some()).for_each(Job::look_now);
     }
