@@ -171,7 +171,15 @@ pub struct Job {
 impl Job {
     /// What is so now.
     pub fn state(&self) -> JobState {
-        *self.state.borrow()
+        let mut state = *self.state.borrow();
+        // What the leader left in the pipes is read after its exit, and may be more than the limit.
+        if let Some(closed) = &mut state.closed
+            && matches!(closed.reason, EndReason::Exited | EndReason::Signal)
+            && self.output.over_limit().is_cancelled()
+        {
+            closed.reason = EndReason::OutputLimit;
+        }
+        state
     }
 
     /// Follows the state.

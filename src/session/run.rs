@@ -169,7 +169,7 @@ impl<'a> Watch<'a> {
                 }
                 () = until(self.kill_at) => self.escalate(),
                 () = until(wall), if !self.killed => self.job.end(Ending::kill(EndReason::Timeout)),
-                () = self.job.output.over_limit(), if !self.killed => {
+                () = self.job.output.over_limit().cancelled(), if !self.killed => {
                     self.job.end(Ending::kill(EndReason::OutputLimit));
                 }
                 Some((wish, answer)) = asked.next() => self.answered(wish, answer),
@@ -192,6 +192,7 @@ impl<'a> Watch<'a> {
                 tracing::debug!(job = %self.job.card.id, ?drained, "output awaited");
             }
             _ = self.running.emptied() => {}
+            () = self.job.output.over_limit().cancelled() => {}
             Ok(()) = self.ending.changed() => {}
         }
     }

@@ -380,9 +380,9 @@ impl Output {
         true
     }
 
-    /// Waits until the job prints more than its limit.
-    pub async fn over_limit(&self) {
-        self.shared.over_limit.cancelled().await;
+    /// Cancelled once the job has printed more than its limit, as far as that is read.
+    pub fn over_limit(&self) -> &CancellationToken {
+        &self.shared.over_limit
     }
 
     /// After the leader's exit: waits for the ends of the streams, and where a descendant holds a pipe, for new bytes

@@ -72,6 +72,20 @@ fn output_ends_a_job_as_output_limit() {
 }
 
 #[test]
+fn output_that_is_cut_after_the_leaders_exit_is_told_too() {
+    // However long it takes until the first byte.
+    let limits = "output = \"64KiB\"\n[streams]\ndrain_idle = \"1m\"\ndrain_total = \"1m\"";
+    for (script, reason) in [
+        ("yes & exit 0", "output_limit"),
+        ("exec head -c 65537 /dev/zero", "output_limit"),
+        ("exec head -c 65536 /dev/zero", "exited"),
+    ] {
+        let ended = under(limits, &["sh", "-c", script]);
+        assert_eq!((&ended.closed["reason"], ended.output.len()), (&reason.into(), 65536), "{script}");
+    }
+}
+
+#[test]
 fn a_file_too_large_ends_its_writer_by_the_signal_that_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");

@@ -196,7 +196,7 @@ async fn a_pump_over_the_limit_says_so_and_keeps_the_pipe_open() {
     let (mut job, mut pipe) = start_stdout(Terms { limit: Some(1000), ..terms(Overflow::Block, 4096) });
     let (mut viewer, wake) = writer(&job.output);
     pipe.write_all(&pattern(3000)).unwrap();
-    timeout(LONG, job.output.over_limit()).await.expect("it noticed");
+    timeout(LONG, job.output.over_limit().cancelled()).await.expect("it noticed");
     pipe.write_all(b"no SIGPIPE").unwrap();
     job.last_call.cancel();
     assert!(read_to_end(&mut viewer, &wake).await == pattern(1000));
