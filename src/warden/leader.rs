@@ -14,6 +14,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execveat};
+use rustix::fs::Access;
 use rustix::io::FdFlags;
 
 use super::confine::{self, Base, errno};
@@ -237,7 +238,10 @@ fn execute(opened: &Opened, plan: &Plan) -> Result<Infallible, Errno> {
     };
     let argv = c_strings(argv)?;
     let env = c_strings(plan.env.iter().map(|(name, value)| format!("{name}={value}")))?;
-    execveat(target, c"", &argv, &env, AtFlags::AT_EMPTY_PATH)
+    let Err(failed) = execveat(target, c"", &argv, &env, AtFlags::AT_EMPTY_PATH);
+    // A script that its interpreter could not read: the kernel only says that there is no name for it.
+    let unread = || rustix::fs::access(resolve::magic(target), Access::READ_OK).is_err();
+    Err(if failed == Errno::ENOENT && unread() { Errno::EACCES } else { failed })
 }
 
 fn c_strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Errno> {
