@@ -12,6 +12,9 @@ pub(super) const BEST_EFFORT: &str = "no exact containment: a job that forks fas
 /// Of a namespace that shows the host's processes.
 pub(super) const SHARED_PROC: &str = "jobs see the host's /proc: the kernel refuses another one here, as it does where parts of /proc are masked (container: --security-opt systempaths=unconfined)";
 
+/// Of a gateway that was started from a terminal.
+pub(super) const OWN_TERMINAL: &str = "jobs that run as this user can open the terminal that this was started from, write to it and read what is typed there: start it as a service, or by `setsid -f`, or give tenants an identity";
+
 /// What would give cgroup2 groups, where making one failed with these words.
 pub(super) fn groups(why: &str) -> Vec<String> {
     let mut steps = Vec::new();

@@ -27,8 +27,8 @@ use super::link::{self, Received};
 use super::meter::Controllers;
 use super::proto::{self, FromWarden, Hello, MAX_MESSAGE, ToWarden, VERSION};
 use super::trial::{self, Ground};
-use super::walk::Hunt;
-use super::{confine, sys};
+use super::walk::{self, Hunt};
+use super::{advice, confine, sys};
 use waiting::Waiting;
 
 mod events;
@@ -266,6 +266,8 @@ impl Process {
             None => Vec::new(),
         };
         let containment = &self.ground.containment;
+        let within_reach = self.hello.invoker.is_some()
+            && walk::look(Pid::parent().as_raw()).is_some_and(|gateway| gateway.foreground >= 0);
         let ready = FromWarden::Ready(proto::WireContainment {
             tier: containment.tier,
             pause: containment.pause.clone(),
@@ -276,6 +278,7 @@ impl Process {
                 .chain(self.base.lacks())
                 .chain(&self.controllers.lacks())
                 .cloned()
+                .chain(within_reach.then(|| advice::OWN_TERMINAL.to_owned()))
                 .collect(),
         });
         self.tell_with(&ready, fds);

@@ -68,6 +68,25 @@ fn each_tier_that_is_forced_is_the_one_that_is_told() {
 }
 
 #[test]
+fn a_terminal_that_jobs_could_open_is_told() {
+    let master =
+        rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+    let slave = std::fs::File::open(name.to_str().unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let told = |options: &[&str]| {
+        let plain = Gateway::command(&directory);
+        let mut command = Command::new("setsid");
+        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.args(options).arg(plain.get_program()).args(["doctor", "--json"]);
+        notes(&json(&command.stdin(slave.try_clone().unwrap()).output().unwrap()))
+    };
+    assert!(told(&["-w", "-c"]).contains("terminal that this was started from"));
+    assert!(!told(&["-w"]).contains("terminal that this was started from"));
+}
+
+#[test]
 fn an_ordinary_user_is_told_the_step_to_the_better_tier() {
     if !is_root() {
         return;
