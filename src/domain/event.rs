@@ -121,7 +121,7 @@ pub struct Usage {
     pub user: Option<Duration>,
     /// System CPU time.
     pub system: Option<Duration>,
-    /// Largest resident set, bytes.
+    /// Largest resident set of one process, bytes: the leader, or one waited for.
     pub max_rss: Option<u64>,
     /// Most processes alive at once.
     pub processes_peak: Option<u32>,
