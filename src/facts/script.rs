@@ -39,9 +39,22 @@ pub fn needs_thread(command: &Command, executable: &Executable) -> bool {
 /// The arguments, under the name that makes the program special.
 fn special(command: &Command, executable: &Executable) -> Option<Vec<String>> {
     let arguments = command.argv.get(1..).unwrap_or_default();
-    let paths = [executable.found.as_deref().unwrap_or_default(), &executable.canonical];
-    let name = paths.into_iter().map(names::last_part).find(|name| names::is_special(name))?;
-    Some(std::iter::once(name.to_owned()).chain(arguments.iter().cloned()).collect())
+    let name = name(names::last_part(&executable.requested), names::last_part(&executable.canonical));
+    let known = Some(name).filter(|name| names::is_special(name))?;
+    Some(std::iter::once(known.to_owned()).chain(arguments.iter().cloned()).collect())
+}
+
+/// Which of two names says what the program does: what it is called, or what the file is.
+fn name<'a>(requested: &'a str, canonical: &'a str) -> &'a str {
+    let posix_bash = || {
+        let dialects = (shell::dialect(requested), shell::dialect(canonical));
+        dialects == (Some(Dialect::Posix), Some(Dialect::Bash))
+    };
+    if wrapper::is_multicall(canonical) || !names::is_special(canonical) || posix_bash() {
+        requested
+    } else {
+        canonical
+    }
 }
 
 /// The script facts of a command: `None` when it is neither a known interpreter nor a wrapper.

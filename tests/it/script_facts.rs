@@ -22,10 +22,28 @@ const PROGRAMS: [&str; 35] = [
     "printf", "test", "[", "time", "kill", "busybox", "sleep", "seq", "rm",
 ];
 
+/// Programs that run only when a script makes a shell look where it should not, with what they write down, and folders.
+const BAIT: [(&str, &str); 7] = [
+    ("bait", "bait"),
+    ("verbose", "bait"),
+    ("other/ls", "bait"),
+    ("10/ls", "bait"),
+    ("11/ls", "bait"),
+    ("63/ls", "bait"),
+    ("bin/1", "1"),
+];
+const FOLDERS: [&str; 9] = ["bin", "other", "10", "11", "63", "-s", "-u", "x+=", "y+="];
+
 /// A folder of programs, each of which writes down its name and then is what it is called.
 fn traced(directory: &Path) -> PathBuf {
     let bin = directory.join("bin");
-    fs::create_dir(&bin).unwrap();
+    FOLDERS.map(|folder| fs::create_dir(directory.join(folder)).unwrap());
+    for (path, name) in BAIT {
+        let path = directory.join(path);
+        // The path may begin like an option.
+        fs::write(&path, format!("#!/bin/sh -\necho '{name}' >>'{}/log'\n", directory.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     for program in PROGRAMS {
         let real = ["/usr/bin", "/bin"].iter().map(|d| Path::new(d).join(program)).find(|p| p.exists());
         let Some(real) = real else { continue };

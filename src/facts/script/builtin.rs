@@ -31,7 +31,11 @@ impl Examiner<'_> {
             self.findings.doubt(Reason::Dynamic);
         }
         match name.as_str() {
-            "eval" => self.text(self.dialect, &operands(arguments).join(" ")),
+            "eval" => {
+                if let Some(words) = self.plain(arguments) {
+                    self.text(self.dialect, &words.join(" "));
+                }
+            }
             "." | "source" => self.findings.doubt(Reason::Source),
             "exec" => self.exec(arguments),
             "command" | "builtin" => self.plainly(arguments),
@@ -45,14 +49,21 @@ impl Examiner<'_> {
             {
                 self.findings.doubt(Reason::Eval);
             }
+            "jobs" if arguments.iter().any(|a| a.starts_with('-') && a.contains('x')) => {
+                self.findings.doubt(Reason::Eval);
+            }
+            "test" | "[" if arguments.iter().any(|a| a == "-v" || a == "-R") => {
+                if arguments.iter().any(|a| a.contains('[')) {
+                    self.findings.doubt(Reason::Dynamic);
+                }
+            }
             "let" => self.findings.doubt(Reason::Dynamic),
             "export" => self.declare(arguments, true),
             "declare" | "typeset" | "local" | "readonly" => self.declare(arguments, false),
-            "unset" | "read" | "getopts" | "mapfile" | "readarray" => {
-                operands(arguments).iter().for_each(|name| self.assigned(name))
+            "unset" | "read" | "getopts" | "mapfile" | "readarray" | "wait" => self.names(arguments),
+            "printf" if arguments.first().is_some_and(|a| a.starts_with("-v")) => {
+                self.names(arguments.get(..2).unwrap_or(arguments));
             }
-            "printf" => self.named_by("-v", arguments),
-            "wait" => self.named_by("-p", arguments),
             "set" => self.set(arguments),
             "shopt" => self.findings.doubt(Reason::Options),
             _ => {}
@@ -97,9 +108,20 @@ impl Examiner<'_> {
         self.noted(argv.to_vec());
     }
 
+    /// The arguments of what takes no options; any option is in doubt, for to some shells it is none.
+    fn plain<'a>(&mut self, arguments: &'a [String]) -> Option<&'a [String]> {
+        match arguments.split_first() {
+            Some((first, rest)) if first == "--" => Some(rest),
+            Some((first, _)) if first.starts_with('-') && first != "-" => {
+                self.findings.doubt(Reason::Options);
+                None
+            }
+            _ => Some(arguments),
+        }
+    }
+
     fn trap(&mut self, arguments: &[String]) {
-        let operands = operands(arguments);
-        if let Some((action, signals)) = operands.split_first()
+        if let Some((action, signals)) = self.plain(arguments).and_then(<[String]>::split_first)
             && !signals.is_empty()
             && action != "-"
         {
@@ -124,14 +146,17 @@ impl Examiner<'_> {
         }
     }
 
-    fn named_by(&mut self, option: &str, arguments: &[String]) {
-        let group =
-            |a: &String| a.starts_with('-') && a.contains(option.trim_start_matches('-')) && a.len() <= 3;
-        if let Some(at) = arguments.iter().position(|a| a.starts_with(option) || group(a)) {
-            let attached =
-                arguments.get(at).and_then(|a| a.strip_prefix(option)).filter(|name| !name.is_empty());
-            let name = attached.or_else(|| arguments.get(at + 1).map(String::as_str)).unwrap_or_default();
-            self.assigned(name);
+    /// Arguments that name variables. An option may have the name behind it, in one word with others.
+    fn names(&mut self, arguments: &[String]) {
+        for argument in arguments {
+            self.assigned(argument);
+            if argument.starts_with('-') {
+                argument
+                    .char_indices()
+                    .skip(2)
+                    .filter_map(|(at, _)| argument.get(at..))
+                    .for_each(|name| self.assigned(name));
+            }
         }
     }
 
@@ -143,15 +168,11 @@ impl Examiner<'_> {
             if group.contains(['a', 'k']) {
                 self.findings.doubt(Reason::Variable);
             }
-            if group.contains('o') && rest.next().is_some_and(|name| !PLAIN.contains(&name.as_str())) {
-                self.findings.doubt(Reason::Options);
+            for _ in group.matches('o') {
+                if rest.next().is_some_and(|name| !PLAIN.contains(&name.as_str())) {
+                    self.findings.doubt(Reason::Options);
+                }
             }
         }
     }
-}
-
-/// The arguments without options.
-fn operands(arguments: &[String]) -> Vec<String> {
-    let options = arguments.iter().take_while(|a| a.starts_with('-') && a.len() > 1).count();
-    arguments.get(options..).unwrap_or_default().to_vec()
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use brush_parser::ast::Program;
 use brush_parser::word::{self, WordPieceWithSource};
-use brush_parser::{ParserOptions, parse_tokens, uncached_tokenize_str};
+use brush_parser::{ParserOptions, SourceSpan, Token, parse_tokens, uncached_tokenize_str};
 use tracing::dispatcher::{self, Dispatch};
 
 use super::findings::{Findings, Reason};
@@ -135,9 +135,70 @@ pub(super) fn program(text: &str, dialect: Dialect) -> Result<Program, Reason> {
     if nesting(text) > BRACKETS {
         return Err(Reason::Depth);
     }
-    let options = options(dialect);
-    let tokens = uncached_tokenize_str(text, &options.tokenizer_options()).map_err(|_| Reason::Syntax)?;
-    parse_tokens(&tokens, &options).map_err(|_| Reason::Syntax)
+    let tokens = tokens(text, dialect)?;
+    if !is_sure(text, &tokens) {
+        return Err(Reason::Syntax);
+    }
+    parse_tokens(&tokens, &options(dialect)).map_err(|_| Reason::Syntax)
+}
+
+fn tokens(text: &str, dialect: Dialect) -> Result<Vec<Token>, Reason> {
+    uncached_tokenize_str(text, &options(dialect).tokenizer_options()).map_err(|_| Reason::Syntax)
+}
+
+/// Whether the tokens are read the same everywhere and hold all of the text: the tokenizer drops what it takes for a comment, and
+/// within a word that may be none.
+fn is_sure(text: &str, tokens: &[Token]) -> bool {
+    let text: Vec<char> = text.chars().collect();
+    let mut rest = tokens;
+    while let Some((token, after)) = rest.split_first() {
+        rest = after;
+        let sure = match token {
+            Token::Operator(operator, _) if matches!(operator.as_str(), "<<" | "<<-") => {
+                // The word behind it, the document and its end.
+                rest = after.get(3..).unwrap_or_default();
+                after.first().is_some_and(|word| is_plain_end(word.to_str()))
+            }
+            // Arithmetic or two subshells: which, is found out by rules of each shell's own, and comments differ.
+            Token::Operator(operator, at) if operator == "(" => {
+                !matches!(after.first(), Some(Token::Operator(next, then)) if next == "(" && then.start.index == at.end.index)
+            }
+            Token::Operator(..) => true,
+            Token::Word(word, at) => {
+                let source = source(&text, at);
+                // A comment does not go on in the next line.
+                let continued = source.contains("\\\n") && source.contains('#');
+                !continued && visible(word) == visible(&source)
+            }
+        };
+        if !sure {
+            return false;
+        }
+    }
+    true
+}
+
+fn source(text: &[char], at: &SourceSpan) -> String {
+    text.get(at.start.index..at.end.index).unwrap_or_default().iter().collect()
+}
+
+/// Without blanks and continued lines, which the tokenizer may take away.
+fn visible(text: &str) -> String {
+    text.replace("\\\n", "").split_whitespace().collect()
+}
+
+/// A word that ends a here-document, without quotes or within one pair of them.
+fn is_plain_end(word: &str) -> bool {
+    let bare = ["'", "\""].into_iter().find_map(|quote| word.strip_prefix(quote)?.strip_suffix(quote));
+    let bare = bare.or_else(|| word.strip_prefix('\\')).unwrap_or(word);
+    !bare.is_empty() && bare.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+/// Whether a command substitution ends where the tokenizer ends it: the grammar of words knows no here-documents.
+pub(super) fn is_whole(command: &str, dialect: Dialect) -> bool {
+    let text = format!("$({command})");
+    let tokens = tokens(&text, dialect).unwrap_or_default();
+    matches!(tokens.as_slice(), [Token::Word(word, _)] if visible(word) == visible(&text))
 }
 
 /// More than the deepest nesting: every opening bracket and word counts, wherever it stands.
@@ -167,6 +228,10 @@ pub(super) fn here_document(text: &str, dialect: Dialect) -> Result<Vec<WordPiec
 }
 
 fn within(text: &str) -> Result<(), Reason> {
+    // Old arithmetic in bash, text elsewhere.
+    if text.contains("$[") {
+        return Err(Reason::Syntax);
+    }
     let substitutions = text.matches("$(").count() + text.matches("${").count() + text.matches('`').count();
     if text.len() > TEXT || substitutions > SUBSTITUTIONS { Err(Reason::Size) } else { Ok(()) }
 }

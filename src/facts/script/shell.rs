@@ -49,6 +49,12 @@ const HARMLESS: [&str; 8] = [
     "--dump-strings",
 ];
 
+/// Whether this is a long option with one dash, as bash takes it where others read letters.
+fn is_long(group: &str) -> bool {
+    let long = format!("-{group}");
+    [&HARMLESS[..], &WITH_WORD, &["--login", "--help", "--version"]].concat().contains(&long.as_str())
+}
+
 /// What the arguments make the shell read.
 pub(super) fn source(argv: &[String]) -> Result<Source, Reason> {
     let mut seen = Seen::default();
@@ -69,7 +75,7 @@ pub(super) fn source(argv: &[String]) -> Result<Source, Reason> {
                 rest.next();
             }
             long if HARMLESS.contains(&long) => {}
-            long if long.starts_with("--") => return Err(Reason::Options),
+            long if long.starts_with("--") || is_long(long) => return Err(Reason::Options),
             group if group.starts_with(['-', '+']) => {
                 let words = seen.group(group)?;
                 for _ in 0..words {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::domain::FileIdentity;
 
-fn script_in(env: &[(&str, &str)], argv: &[&str]) -> Option<Script> {
+fn examined(env: &[(&str, &str)], canonical: &str, argv: &[&str]) -> Option<Script> {
     let command = Command {
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         cwd: None,
@@ -14,13 +14,17 @@ fn script_in(env: &[(&str, &str)], argv: &[&str]) -> Option<Script> {
     };
     let executable = Executable {
         requested: argv[0].to_owned(),
-        found: Some(format!("/usr/bin/{}", argv[0])),
-        canonical: format!("/usr/bin/{}", argv[0]),
+        found: None,
+        canonical: canonical.to_owned(),
         identity: FileIdentity { device: 0, inode: 0 },
         setuid: false,
         interpreter: None,
     };
     examine(&command, &executable)
+}
+
+fn script_in(env: &[(&str, &str)], argv: &[&str]) -> Option<Script> {
+    examined(env, &format!("/usr/bin/{}", argv[0]), argv)
 }
 
 fn script(argv: &[&str]) -> Option<Script> {
@@ -57,6 +61,7 @@ fn a_shell_says_where_its_script_comes_from() {
     doubted(&["sh", "file.sh", "-c"], &["file"]);
     doubted(&["bash", "--rcfile", "x"], &["stdin"]);
     doubted(&["sh", "--unheard-of", "-c", "ls"], &["options"]);
+    doubted(&["bash", "-norc", "verbose", "ls"], &["options"]);
     doubted(&["bash", "-lc", "ls"], &["source"]);
     doubted(&["zsh", "-c", "ls"], &["dialect"]);
     doubted(&["python3", "-c", "x"], &["language"]);
@@ -95,6 +100,9 @@ fn wrappers_are_seen_through() {
     doubted(&["env", "-S", "sh -c id"], &["wrapper"]);
     doubted(&["env", "LD_PRELOAD=x", "ls"], &["variable"]);
     doubted(&["timeout", "--kill=1", "5", "ls"], &["wrapper"]);
+    doubted(&["chrt", "-o", "ls"], &["wrapper"]);
+    known(&["timeout", "5", "-s/../ls", "id"], &["-s/../ls id"]);
+    known(&["env", "-", "-u/../ls", "id"], &["-u/../ls id"]);
     doubted(&["sudo", "ls"], &["wrapper"]);
     doubted(&["timeout", "3", "python3.11", "x.py"], &["language"]);
 }
@@ -143,6 +151,27 @@ fn every_branch_and_substitution_counts() {
     known(&["sh", "-c", "eval 'a; b'"], &["a", "b", "eval a; b"]);
     known(&["sh", "-c", "cat <<X\n$(a)\nX\n"], &["a", "cat"]);
     known(&["bash", "-c", "a | b |& c & (d) 2>/dev/null"], &["a", "b", "c", "d"]);
+}
+
+#[test]
+fn one_file_that_is_many_programs_goes_by_the_name_it_is_called_by() {
+    let busybox = |argv: &[&str]| examined(&[], "/bin/busybox", argv);
+    assert_eq!(busybox(&["/opt/ash", "script.sh"]).unwrap().reasons, ["file"]);
+    assert_eq!(lines(&busybox(&["/opt/timeout", "5", "id"]).unwrap()), ["id"]);
+    assert_eq!(busybox(&["/opt/xargs", "id"]).unwrap().reasons, ["dynamic"]);
+    assert_eq!(busybox(&["/opt/ls", "sh"]), None);
+    for name in ["/opt/busybox", "/opt/busybox.static"] {
+        let script = busybox(&[name, "ash", "script.sh"]).unwrap();
+        assert_eq!(
+            (lines(&script), script.reasons),
+            (vec!["ash script.sh".to_owned()], vec!["file".to_owned()])
+        );
+    }
+    let bash = |argv: &[&str]| examined(&[], "/usr/bin/bash", argv).unwrap().reasons;
+    assert_eq!(bash(&["/opt/shell", "file"]), ["file"]);
+    assert_eq!(bash(&["/opt/timeout", "5", "id"]), ["file"]);
+    assert_eq!(bash(&["/bin/sh", "-c", "x+=1"]), ["dialect"]);
+    assert_eq!(examined(&[], "/usr/bin/dash", &["/opt/bash", "-c", "x+=1"]).unwrap().reasons, ["dialect"]);
 }
 
 #[test]

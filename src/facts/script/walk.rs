@@ -15,15 +15,14 @@ const NOWHERE: [&str; 3] = ["/dev/null", "/dev/stdout", "/dev/stderr"];
 /// Variables that change how programs speak, not what they do.
 const HARMLESS: [&str; 7] = ["LANG", "LANGUAGE", "COLUMNS", "LINES", "NO_COLOR", "CLICOLOR", "FORCE_COLOR"];
 
-/// Variables that a shell itself looks at.
-const SHELLS_OWN: [&str; 22] = [
+/// Variables that a shell itself looks at, beside those whose names begin with BASH.
+const SHELLS_OWN: [&str; 21] = [
     "PATH",
     "IFS",
     "ENV",
     "PS4",
     "PROMPT_COMMAND",
     "SHELLOPTS",
-    "BASHOPTS",
     "CDPATH",
     "GLOBIGNORE",
     "EXECIGNORE",
@@ -87,7 +86,7 @@ impl Examiner<'_> {
     fn compound(&mut self, compound: &CompoundCommand) {
         match compound {
             CompoundCommand::Arithmetic(command) => {
-                self.only_bash();
+                self.findings.doubt(Reason::Dynamic);
                 self.arithmetic(&command.expr);
             }
             CompoundCommand::ArithmeticForClause(clause) => {
@@ -124,6 +123,7 @@ impl Examiner<'_> {
             }
             CompoundCommand::Coprocess(coprocess) => {
                 self.only_bash();
+                coprocess.name.iter().for_each(|name| self.assigned(&name.value));
                 self.command(&coprocess.body);
             }
         }
@@ -164,12 +164,18 @@ impl Examiner<'_> {
     fn words(&mut self, words: &[&Word], mut known: bool) {
         let mut argv = Vec::with_capacity(words.len());
         for word in words {
+            // Before a redirection this names a variable.
+            if word.value.len() > 2 && word.value.starts_with('{') && word.value.ends_with('}') {
+                self.findings.doubt(Reason::Dynamic);
+            }
             let literal = self.literal(&word.value);
             known &= literal.is_some();
             argv.push(literal.unwrap_or_else(|| word.value.clone()));
         }
-        if argv.is_empty() {
-            return;
+        let Some(program) = argv.first() else { return };
+        // What stands before it may end its options so (`time -- ls`).
+        if program.starts_with('-') {
+            self.findings.doubt(Reason::Syntax);
         }
         if !known {
             self.findings.doubt(Reason::Dynamic);
@@ -180,6 +186,9 @@ impl Examiner<'_> {
     }
 
     fn assignment(&mut self, assignment: &Assignment, exported: bool) {
+        if assignment.append {
+            self.only_bash();
+        }
         match &assignment.name {
             AssignmentName::VariableName(name) if exported => self.exported(name),
             AssignmentName::VariableName(name) => self.assigned(name),
@@ -209,7 +218,7 @@ impl Examiner<'_> {
 
     /// A variable of the shell; programs see it when it was in the environment before.
     pub(super) fn assigned(&mut self, name: &str) {
-        let own = SHELLS_OWN.contains(&name) || name.starts_with("BASH_") || name.starts_with("LD_");
+        let own = SHELLS_OWN.contains(&name) || name.starts_with("BASH") || name.starts_with("LD_");
         if own || self.env.contains_key(name) {
             self.exported(name);
         }

@@ -11,8 +11,12 @@ use super::shell::Dialect;
 impl Examiner<'_> {
     /// What the word is, if it is always the same; what runs while it is made is noted either way.
     pub(super) fn literal(&mut self, text: &str) -> Option<String> {
+        self.value(text, Quoting::None)
+    }
+
+    fn value(&mut self, text: &str, quoting: Quoting) -> Option<String> {
         match parse::word(text, self.dialect) {
-            Ok(pieces) => self.pieces(&pieces, Quoting::None),
+            Ok(pieces) => self.pieces(&pieces, quoting),
             Err(reason) => {
                 self.findings.doubt(reason);
                 None
@@ -35,6 +39,9 @@ impl Examiner<'_> {
     }
 
     fn pieces(&mut self, pieces: &[WordPieceWithSource], quoting: Quoting) -> Option<String> {
+        if quoting.overlooks(pieces) {
+            self.findings.doubt(Reason::Syntax);
+        }
         let mut whole = Some(String::new());
         for piece in pieces {
             let part = self.piece(&piece.piece, quoting);
@@ -46,6 +53,11 @@ impl Examiner<'_> {
     fn piece(&mut self, piece: &WordPiece, quoting: Quoting) -> Option<String> {
         match piece {
             WordPiece::Text(text) => quoting.keeps(text).then(|| text.clone()),
+            // Within double quotes these quote nothing, and what is between them may run.
+            WordPiece::SingleQuotedText(_) | WordPiece::AnsiCQuotedText(_) if quoting == Quoting::Double => {
+                self.findings.doubt(Reason::Syntax);
+                None
+            }
             WordPiece::SingleQuotedText(text) => Some(text.clone()),
             WordPiece::AnsiCQuotedText(text) => {
                 self.only_bash();
@@ -63,10 +75,13 @@ impl Examiner<'_> {
             }
             WordPiece::TildeExpansion(_) => None,
             WordPiece::ParameterExpansion(expression) => {
-                self.parameter_expression(expression);
+                self.parameter_expression(expression, quoting);
                 None
             }
             WordPiece::CommandSubstitution(text) => {
+                if text.starts_with('(') || !parse::is_whole(text, self.dialect) {
+                    self.findings.doubt(Reason::Syntax);
+                }
                 self.text(self.dialect, text);
                 None
             }
@@ -97,7 +112,7 @@ impl Examiner<'_> {
         }
     }
 
-    fn parameter_expression(&mut self, expression: &ParameterExpr) {
+    fn parameter_expression(&mut self, expression: &ParameterExpr, quoting: Quoting) {
         match expression {
             ParameterExpr::Parameter { parameter, indirect: false } => self.parameter(parameter),
             ParameterExpr::UseDefaultValues { parameter, indirect: false, default_value: text, .. }
@@ -112,8 +127,13 @@ impl Examiner<'_> {
                 indirect: false,
                 alternative_value: text,
                 ..
+            } => {
+                self.parameter(parameter);
+                if let Some(text) = text {
+                    self.value(text, quoting);
+                }
             }
-            | ParameterExpr::RemoveSmallestSuffixPattern { parameter, indirect: false, pattern: text }
+            ParameterExpr::RemoveSmallestSuffixPattern { parameter, indirect: false, pattern: text }
             | ParameterExpr::RemoveLargestSuffixPattern { parameter, indirect: false, pattern: text }
             | ParameterExpr::RemoveSmallestPrefixPattern { parameter, indirect: false, pattern: text }
             | ParameterExpr::RemoveLargestPrefixPattern { parameter, indirect: false, pattern: text } => {
@@ -127,7 +147,9 @@ impl Examiner<'_> {
                 if let Parameter::Named(name) = parameter {
                     self.assigned(name);
                 }
-                text.iter().for_each(|text| self.scan(text));
+                if let Some(text) = text {
+                    self.value(text, quoting);
+                }
             }
             ParameterExpr::ParameterLength { parameter, indirect: false } => self.parameter(parameter),
             // The rest is bash's own, and some of it evaluates what the variable holds.
@@ -165,6 +187,17 @@ enum Quoting {
 }
 
 impl Quoting {
+    /// Whether text among the pieces would run something: the grammar takes for text what it cannot read.
+    fn overlooks(self, pieces: &[WordPieceWithSource]) -> bool {
+        let text = |piece: &WordPieceWithSource| match &piece.piece {
+            WordPiece::Text(text) => text.clone(),
+            _ => " ".to_owned(),
+        };
+        let text = pieces.iter().map(text).collect::<String>().replace("\\\n", "");
+        ["$(", "${", "`", "<(", ">("].iter().any(|sign| text.contains(sign))
+            || self == Self::None && text.contains('(')
+    }
+
     /// Whether the text stands for itself: no pattern, no braces, no continued line.
     fn keeps(self, text: &str) -> bool {
         match self {

@@ -29,8 +29,6 @@ enum Kind {
     Nice,
     /// Adds arguments of its own.
     Xargs,
-    /// The operand is the name of an applet.
-    Multicall,
 }
 
 const PLAIN: Grammar = Grammar {
@@ -44,7 +42,7 @@ const PLAIN: Grammar = Grammar {
 };
 
 /// The wrappers that are understood.
-const GRAMMARS: [(&str, Grammar); 13] = [
+const GRAMMARS: [(&str, Grammar); 11] = [
     ("nohup", PLAIN),
     (
         "env",
@@ -121,12 +119,18 @@ const GRAMMARS: [(&str, Grammar); 13] = [
             ..PLAIN
         },
     ),
-    ("busybox", Grammar { kind: Kind::Multicall, ..PLAIN }),
-    ("toybox", Grammar { kind: Kind::Multicall, ..PLAIN }),
 ];
+
+/// Whether the first operand is the name of an applet. BusyBox goes by the beginning of its name.
+pub(super) fn is_multicall(name: &str) -> bool {
+    ["busybox", "toybox"].iter().any(|multicall| name.starts_with(multicall))
+}
 
 /// `None` for what is no wrapper that is understood.
 pub(super) fn grammar(name: &str) -> Option<Grammar> {
+    if is_multicall(name) {
+        return Some(PLAIN);
+    }
     GRAMMARS.iter().find(|(known, _)| *known == name).map(|(_, grammar)| *grammar)
 }
 
@@ -150,14 +154,20 @@ pub(super) fn unwrap(examiner: &mut Examiner<'_>, grammar: Grammar, argv: &[Stri
             continue;
         }
         if grammar.kind == Kind::Env && argument == "-" {
+            options = false;
             rest = after;
         } else if grammar.kind == Kind::Env && argument.contains('=') {
             options = false;
             rest = after;
             examiner.exported(argument.split('=').next().unwrap_or_default());
         } else if left > 0 {
+            // None takes options behind its operands.
+            options = false;
             left -= 1;
             rest = after;
+            if !argument.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+                return examiner.findings.doubt(Reason::Wrapper);
+            }
         } else {
             break;
         }
