@@ -164,12 +164,7 @@ fn is_sure(text: &str, tokens: &[Token]) -> bool {
                 !matches!(after.first(), Some(Token::Operator(next, then)) if next == "(" && then.start.index == at.end.index)
             }
             Token::Operator(..) => true,
-            Token::Word(word, at) => {
-                let source = source(&text, at);
-                // A comment does not go on in the next line.
-                let continued = source.contains("\\\n") && source.contains('#');
-                !continued && visible(word) == visible(&source)
-            }
+            Token::Word(word, at) => visible(word) == visible(&source(&text, at)),
         };
         if !sure {
             return false;
@@ -194,11 +189,11 @@ fn is_plain_end(word: &str) -> bool {
     !bare.is_empty() && bare.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
-/// Whether a command substitution ends where the tokenizer ends it: the grammar of words knows no here-documents.
+/// Whether a command substitution ends where it was taken to end, not in a comment, a quote or a here-document: the grammar of words
+/// knows no comments and no documents.
 pub(super) fn is_whole(command: &str, dialect: Dialect) -> bool {
-    let text = format!("$({command})");
-    let tokens = tokens(&text, dialect).unwrap_or_default();
-    matches!(tokens.as_slice(), [Token::Word(word, _)] if visible(word) == visible(&text))
+    let tokens = tokens(&format!("{command})"), dialect).unwrap_or_default();
+    matches!(tokens.last(), Some(Token::Operator(last, _)) if last == ")")
 }
 
 /// More than the deepest nesting: every opening bracket and word counts, wherever it stands.
