@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -16,6 +17,11 @@ use crate::transport::{self, Access, Names, Tls};
 
 use super::setup::Setup;
 use super::{memory, policies};
+
+/// Between two looks at the configuration: what is being written is written by then, or goes on changing.
+const BETWEEN: Duration = Duration::from_millis(100);
+/// Most looks of one reload.
+const LOOKS: usize = 20;
 
 /// Keys that can change while serving, with everything below them.
 const LIVE: [&str; 9] = [
@@ -92,11 +98,29 @@ impl Live {
 
     async fn attempt(self: &Arc<Self>) -> Result<String, String> {
         let _turn = self.turn.lock().await;
-        let live = self.clone();
-        let read = tokio::task::spawn_blocking(move || (live.source)());
-        let fresh = read.await.map_err(|broken| broken.to_string())??;
+        let fresh = settled(|| self.read(), alike).await.unwrap_or_else(|| {
+            Err("the configuration was another one at every look; reload when it is written. Nothing was changed".to_owned())
+        })?;
         let before = self.current();
         let changed = config::changed(&before.loaded, &fresh.loaded);
+        self.may_follow(&before, &fresh, &changed)?;
+        let (core, next) = (self.core.clone(), fresh.setup.policy.policies.clone());
+        let load = tokio::task::spawn_blocking(move || policies::replace(&core.rooms.policies, &next));
+        let generation = load.await.map_err(|broken| broken.to_string())?.map_err(|e| e.to_string())?;
+        self.change(fresh).await;
+        let what = if changed.is_empty() { "no key".to_owned() } else { changed.join(", ") };
+        Ok(format!("policies are generation {generation}; changed: {what}"))
+    }
+
+    async fn read(self: &Arc<Self>) -> Result<Fresh, String> {
+        let live = self.clone();
+        let read = tokio::task::spawn_blocking(move || (live.source)());
+        read.await.map_err(|broken| broken.to_string())?
+    }
+
+    /// # Errors
+    /// What cannot change while serving, or looks like what is left of a file.
+    fn may_follow(&self, before: &Fresh, fresh: &Fresh, changed: &[String]) -> Result<(), String> {
         let fixed: Vec<_> = changed.iter().filter(|key| !is_live(key)).cloned().collect();
         if fresh.setup.warden.max_jobs > self.places {
             return Err(format!(
@@ -111,12 +135,21 @@ impl Live {
                 "cannot change while serving: {named}; restart for that. Nothing was changed"
             ));
         }
-        let (core, next) = (self.core.clone(), fresh.setup.policy.policies.clone());
-        let load = tokio::task::spawn_blocking(move || policies::replace(&core.rooms.policies, &next));
-        let generation = load.await.map_err(|broken| broken.to_string())?.map_err(|e| e.to_string())?;
-        self.change(fresh).await;
-        let what = if changed.is_empty() { "no key".to_owned() } else { changed.join(", ") };
-        Ok(format!("policies are generation {generation}; changed: {what}"))
+        if before.loaded.settings.auth.is_configured() && !fresh.loaded.settings.auth.is_configured() {
+            return Err(
+                "nobody is left who may connect ([auth.token], [auth.jwt], [auth.mtls]), as in a file that is half-written; write \
+                 it whole and reload, or restart if that is what you want. Nothing was changed"
+                    .to_owned(),
+            );
+        }
+        if fresh.setup.default_policies && !before.setup.default_policies {
+            return Err(
+                "no [policy.NAME] is left, as in a file that is half-written; write it whole and reload, or say enabled = false \
+                 in each, or restart for the default policies. Nothing was changed"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     /// Nothing here can fail.
@@ -145,6 +178,31 @@ impl Live {
     }
 }
 
+/// Looks until two looks in a row see the same: a file that is being written may be read when it is half of what it will be.
+async fn settled<T, L: Future<Output = T>>(
+    look: impl Fn() -> L,
+    alike: impl Fn(&T, &T) -> bool,
+) -> Option<T> {
+    let mut seen = look().await;
+    for _ in 1..LOOKS {
+        tokio::time::sleep(BETWEEN).await;
+        let again = look().await;
+        if alike(&seen, &again) {
+            return Some(again);
+        }
+        seen = again;
+    }
+    None
+}
+
+fn alike(one: &Result<Fresh, String>, other: &Result<Fresh, String>) -> bool {
+    match (one, other) {
+        (Ok(one), Ok(other)) => config::changed(&one.loaded, &other.loaded).is_empty(),
+        (Err(one), Err(other)) => one == other,
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+    }
+}
+
 /// A tenant's identity is given to the warden when that is started; all else of a tenant is looked up for every call.
 fn is_of_tenant(key: &str) -> bool {
     let mut parts = key.splitn(3, '.');
@@ -158,4 +216,28 @@ fn is_live(key: &str) -> bool {
     }
     LIVE.iter()
         .any(|live| key.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What is read of a file whose texts follow each other.
+    async fn read_of(texts: &[&'static str]) -> Option<&'static str> {
+        let looks = Cell::new(0);
+        let look = || {
+            let at = looks.replace(looks.get() + 1);
+            std::future::ready(texts.get(at).or(texts.last()).copied().unwrap_or_default())
+        };
+        settled(look, |one, other| one == other).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_read_when_it_no_longer_changes() {
+        assert_eq!(read_of(&["whole"]).await, Some("whole"));
+        assert_eq!(read_of(&["", "ha", "half", "whole", "whole"]).await, Some("whole"));
+        assert_eq!(read_of(&["a", "b"].repeat(LOOKS)).await, None);
+    }
 }

@@ -79,6 +79,23 @@ fn a_reload_brings_new_tokens_and_a_revoked_one_ends_its_session_within_5_s() {
 }
 
 #[test]
+fn a_reload_that_would_leave_nobody_or_no_policy_is_refused_unless_it_says_so() {
+    let ada = token_table("ada", "acme", &[]);
+    let policy = "[policy.x]\nmodule = \"builtin:command-rules\"\nsettings = { preset = \"read-only\" }\n";
+    let gateway = Gateway::with(&format!("{ada}{policy}"));
+    run(async {
+        reload(&gateway, "", REFUSED);
+        reload(&gateway, policy, REFUSED);
+        assert!(gateway.log().contains("nobody is left who may connect"), "{}", gateway.log());
+        reload(&gateway, &ada, REFUSED);
+        assert!(gateway.log().contains("no [policy.NAME] is left"), "{}", gateway.log());
+        let mut client = with_token(&gateway, "ada").await.unwrap();
+        assert_eq!(client.refused("job.start", json!({"argv": ["rm", "x"]})).await, "policy_denied");
+        reload(&gateway, &format!("{ada}{policy}enabled = false\n"), DONE);
+    });
+}
+
+#[test]
 fn what_cannot_change_while_serving_is_named_and_refused() {
     let gateway = Gateway::with("");
     run(async {
