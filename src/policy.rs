@@ -22,7 +22,7 @@ mod snapshot;
 mod status;
 mod zone;
 
-pub use load::{Inspected, LoadFailure, PolicyFault, component, inspect};
+pub use load::{Inspected, LoadFailure, PolicyFault, component, inspect, plain_file};
 pub use set::{Pinned, Policies, PolicySummary};
 pub use settings::{Module, PolicySettings, Settings, default_set};
 pub use status::{ReloadFailure, Status};

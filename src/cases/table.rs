@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::policy::{Module, PolicySettings};
+use crate::policy::{Module, PolicySettings, plain_file};
 
 use super::Case;
 
@@ -64,7 +64,7 @@ pub fn read(path: &Path) -> Result<Table, CasesFailure> {
     use std::io::Read as _;
     let unreadable = |error| CasesFailure::Unreadable { path: path.to_owned(), error };
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let file = plain_file(path).map_err(unreadable)?;
     file.take(MOST).read_to_string(&mut text).map_err(unreadable)?;
     let malformed = |why: String| CasesFailure::Malformed { path: path.to_owned(), why };
     let written: Written = toml_edit::de::from_str(&text).map_err(|e| malformed(e.to_string()))?;

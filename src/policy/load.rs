@@ -1,6 +1,8 @@
 //! From a file to a policy that is ready to decide, or a message that says what to change.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -263,12 +265,24 @@ fn read(module: &Module) -> Result<Vec<u8>, PolicyFault> {
         }
         Module::File(path) => {
             let unreadable = |error| PolicyFault::Unreadable { path: path.clone(), error };
-            let file = std::fs::File::open(path).map_err(unreadable)?;
             let mut bytes = Vec::new();
+            let file = plain_file(path).map_err(unreadable)?;
             file.take(MAX_MODULE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
             if bytes.len() as u64 > MAX_MODULE { Err(PolicyFault::TooLarge) } else { Ok(bytes) }
         }
     }
+}
+
+/// Opens what is a file. A pipe without a writer would keep its reader for ever.
+///
+/// # Errors
+/// What the kernel says, or that it is none.
+pub fn plain_file(path: &Path) -> std::io::Result<File> {
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"))
 }
 
 /// Checks, configures and compiles a module. The usual way compiles twice: the instrumented component, which is used once
