@@ -382,6 +382,22 @@ fn what_never_ends_or_is_too_long_is_no_configuration() {
     }
 }
 
+/// Neither a module nor its tests may be a pipe: whoever opens one without a writer waits for ever.
+#[test]
+fn a_pipe_where_a_file_belongs_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for toml in [
+        format!("[policy.x]\nmodule = {pipe:?}\n"),
+        format!("[policy.x]\nmodule = \"builtin:rate-limit\"\ntests = {pipe:?}\n"),
+    ] {
+        let output = check(&directory, &toml);
+        assert!(!output.status.success());
+        assert!(said(&output).contains("it is no regular file"), "{}", said(&output));
+    }
+}
+
 #[test]
 fn a_variable_names_a_key_or_is_refused_and_names_given_by_others_keep_their_case() {
     use std::os::unix::ffi::OsStringExt as _;
@@ -407,4 +423,14 @@ fn a_variable_names_a_key_or_is_refused_and_names_given_by_others_keep_their_cas
         let job = client.start(&["sh", "-c", "echo $My__NAME"]).await;
         assert_eq!(client.output(&job, "stdout").await, b"one\n");
     });
+}
+
+#[test]
+fn a_rate_that_cannot_be_counted_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let bucket = "{ id = \"x\", burst = 1, count = 4294967295, period_ms = 1 }";
+    let toml =
+        format!("[policy.x]\nmodule = \"builtin:rate-limit\"\nsettings = {{ buckets = [{bucket}] }}\n");
+    let output = check(&directory, &toml);
+    assert!(!output.status.success() && said(&output).contains("buckets[0].count"), "{}", said(&output));
 }

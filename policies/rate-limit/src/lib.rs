@@ -173,6 +173,12 @@ impl Bucket {
                 error(key, "must be at least 1; to forbid a call, use a deny rule of command-rules");
             }
         }
+        if u64::from(self.count) > self.period_ms.saturating_mul(1_000_000) && self.period_ms > 0 {
+            error(
+                "count",
+                "more than one cell a nanosecond cannot be counted; at most period_ms times 1000000",
+            );
+        }
         if self.cost > self.burst {
             error("cost", "more than the burst can never be taken");
         }
@@ -317,5 +323,10 @@ mod tests {
         let json =
             r#"{"buckets":[{"id":"x","burst":1,"count":1,"period_ms":0,"cost":2,"method":"job.stop"}]}"#;
         assert_eq!(harness::settings::<RateLimit>(json).unwrap_err().len(), 3);
+        let with_count =
+            |count: u64| format!(r#"{{"buckets":[{{"id":"x","burst":1,"count":{count},"period_ms":1}}]}}"#);
+        assert!(harness::settings::<RateLimit>(&with_count(1_000_000)).is_ok());
+        let problem = harness::settings::<RateLimit>(&with_count(1_000_001)).unwrap_err();
+        assert_eq!(problem[0].path, "buckets[0].count", "{problem:?}");
     }
 }
