@@ -270,11 +270,12 @@ impl Process {
         let Some(job) = self.jobs.get(&number).filter(|j| j.deadline.is_some_and(|at| at <= now)) else {
             return;
         };
-        let stage = match job.phase {
-            Phase::Waiting | Phase::Resolving | Phase::Parked => SpawnStage::Gate,
-            Phase::Starting | Phase::Running => SpawnStage::Exec,
+        let (stage, subject) = match job.phase {
+            Phase::Waiting | Phase::Resolving => (SpawnStage::Gate, "leader"),
+            Phase::Parked => (SpawnStage::Gate, "the decision took longer than jobs.gate"),
+            Phase::Starting | Phase::Running => (SpawnStage::Exec, "leader"),
         };
-        self.fail(number, WireFailure::new(stage, Errno::ETIMEDOUT, "leader"));
+        self.fail(number, WireFailure::new(stage, Errno::ETIMEDOUT, subject));
     }
 
     /// Ends a job that met a limit of its whole tree.

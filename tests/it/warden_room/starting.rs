@@ -181,6 +181,7 @@ async fn who_waits_too_long_at_the_gate_is_gone() {
     let cleared = cleared(&prepared, command(job, &["true"], None));
     let failure = prepared.release(&cleared, stdio, &JobLimits::default()).await.expect_err("too late");
     assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Gate, Errno::ETIMEDOUT));
+    assert!(failure.subject.contains("the decision took longer than jobs.gate"), "{}", failure.subject);
 }
 
 #[tokio::test]
