@@ -52,10 +52,11 @@ impl Examiner<'_> {
             "jobs" if arguments.iter().any(|a| a.starts_with('-') && a.contains('x')) => {
                 self.findings.doubt(Reason::Eval);
             }
-            "test" | "[" if arguments.iter().any(|a| a == "-v" || a == "-R") => {
-                if arguments.iter().any(|a| a.contains('[')) {
-                    self.findings.doubt(Reason::Dynamic);
-                }
+            "test" | "["
+                if arguments.iter().any(|a| a == "-v" || a == "-R")
+                    && arguments.iter().any(|a| a.contains('[')) =>
+            {
+                self.findings.doubt(Reason::Dynamic);
             }
             "let" => self.findings.doubt(Reason::Dynamic),
             "export" => self.declare(arguments, true),
