@@ -134,6 +134,9 @@ fn identity(tenant: &str, identity: &IdentityOf) -> Result<(), ConfigFailure> {
     if [identity.uid, identity.gid].contains(&Some(u32::MAX)) {
         return refuse(format!("tenant.{tenant}.identity: {} is no id, but means \"unchanged\"", u32::MAX));
     }
+    if let Some(home) = identity.home.as_ref().filter(|home| !home.is_absolute()) {
+        return refuse(format!("tenant.{tenant}.identity.home: {home:?} is not absolute"));
+    }
     match (&identity.user, identity.uid, identity.gid) {
         (Some(_), None, None) if identity.groups.is_none() => Ok(()),
         (None, Some(_), Some(_)) => Ok(()),
@@ -271,8 +274,8 @@ fn public(raw: &Raw) -> Result<(), ConfigFailure> {
     if raw.server.hosts.is_empty() {
         missing.push("a name in server.hosts");
     }
-    if raw.policy.is_empty() {
-        missing.push("a [policy.NAME] table");
+    if !raw.policy.values().any(|policy| policy.enabled.unwrap_or(true)) {
+        missing.push("a [policy.NAME] table that is enabled");
     }
     let identities = raw.tenant.values().any(|t| t.identity.is_some());
     if nix::unistd::geteuid().is_root() && !identities && raw.jobs.allow_root != Auto::Set(true) {

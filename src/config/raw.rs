@@ -259,6 +259,7 @@ section!(
         uid: Option<u32>,
         gid: Option<u32>,
         groups: Option<Vec<u32>>,
+        home: Option<PathBuf>,
     }
 );
 

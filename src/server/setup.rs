@@ -138,7 +138,8 @@ impl Setup {
         let streams = streams(raw);
         let (tls, authorities) = auth::tls(raw)?;
         let names = names(raw, loopback)?;
-        let warnings = people.shared().into_iter().chain(local_proxy(&names)).collect();
+        let warnings =
+            people.shared().into_iter().chain(People::homeless(raw)).chain(local_proxy(&names)).collect();
         Ok(Self {
             listen: raw.server.listen,
             credentials: auth::credentials(raw, token, authorities)?,

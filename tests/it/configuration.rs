@@ -61,6 +61,11 @@ fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
             &["server.listen", "auth.token", "policy.NAME"],
         ),
         ("[server]\nlisten = \"0.0.0.0:7171\"\n", &["server.listen", "TLS"]),
+        (
+            "[server]\nlisten = \"0.0.0.0:7171\"\n[policy.off]\nmodule = \"builtin:command-rules\"\nenabled = false\n",
+            &["server.listen", "policy.NAME"],
+        ),
+        ("[tenant.a.identity]\nuid = 1\ngid = 1\nhome = \"x\"\n", &["tenant.a.identity.home", "absolute"]),
         ("[policy.Rules]\nmodule = \"builtin:command-rules\"\n", &["\"Rules\"", "a-z"]),
         ("[policy.rules]\nmodule = \"builtin:no-rules\"\n", &["rules", "no-rules", "command-rules"]),
         (
@@ -157,12 +162,14 @@ fn what_is_allowed_but_weakens_a_promise_is_warned_of_by_the_check_and_at_start(
         return;
     }
     let of = |tenant: &str, uid: u32| format!("[tenant.{tenant}.identity]\nuid = {uid}\ngid = {uid}\n");
-    let output = check(&directory, &(of("a", 20_001) + &of("b", 20_002) + &of("c", 20_001)));
+    let homeless = of("d", 20_003) + "home = \"/no/such/home\"\n";
+    let output = check(&directory, &(of("a", 20_001) + &of("b", 20_002) + &of("c", 20_001) + &homeless));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success() && text.contains("the tenants a, c") && text.contains("uid 20001"),
         "{text}"
     );
+    assert!(text.contains("tenant.d.identity.home: /no/such/home is no directory"), "{text}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
 
-use crate::config::{IdentityOf, Raw};
+use crate::config::{IdentityOf, Raw, TenantTable};
 use crate::session::{Home, Identity};
 use crate::warden;
 
@@ -23,7 +23,10 @@ impl People {
         let mut people = Self { identities: Vec::new(), by_tenant: BTreeMap::new() };
         for (tenant, table) in &raw.tenant {
             let Some(identity) = &table.identity else { continue };
-            let person = person(tenant, identity)?;
+            let mut person = person(tenant, identity)?;
+            if let Some(home) = &identity.home {
+                person.home.clone_from(home);
+            }
             if !Uid::effective().is_root() {
                 return Err(SetupFailure::NotRoot(tenant.clone()));
             }
@@ -56,6 +59,21 @@ impl People {
             )
         };
         shared.map(told).collect()
+    }
+
+    /// Homes that the configuration names and this host does not have.
+    pub(super) fn homeless(raw: &Raw) -> Vec<String> {
+        let missing = |(tenant, table): (&String, &TenantTable)| {
+            let home = table.identity.as_ref()?.home.as_ref()?;
+            (!home.is_dir()).then(|| {
+                format!(
+                    "tenant.{tenant}.identity.home: {} is no directory, so jobs start in / and may have nowhere to write; make it \
+                     before the start, and that user's own",
+                    home.display()
+                )
+            })
+        };
+        raw.tenant.iter().filter_map(missing).collect()
     }
 
     pub(super) fn root_jobs(&self) -> bool {

@@ -68,16 +68,19 @@ fn restrict(roots: &FileRoots, home: &Path) -> Result<(), Errno> {
     let devices = DEVICES.map(PathBuf::from);
     let usable = AccessFs::from_all(RIGHTS) & !AccessFs::Execute;
     for (root, access) in read.chain(write).chain(devices.iter().map(|device| (device, usable))) {
-        let Some((fd, access)) = open(&at_home(root, home), access) else { continue };
+        let Some((fd, access)) = at_home(root, home).and_then(|root| open(&root, access)) else { continue };
         ruleset = ruleset.add_rule(PathBeneath::new(fd, access)).map_err(lacking)?;
     }
     let ruleset = Option::<OwnedFd>::from(ruleset).ok_or(Errno::EOPNOTSUPP)?;
     sys::restrict_self(ruleset.as_fd())
 }
 
-/// `~` at the beginning stands for the identity's home.
-fn at_home(root: &Path, home: &Path) -> PathBuf {
-    root.strip_prefix("~").map_or_else(|_| root.to_owned(), |rest| home.join(rest))
+/// `~` at the beginning stands for the identity's home; `/` is everybody's, and nobody's home.
+fn at_home(root: &Path, home: &Path) -> Option<PathBuf> {
+    match root.strip_prefix("~") {
+        Ok(rest) => (home != Path::new("/")).then(|| home.join(rest)),
+        Err(_) => Some(root.to_owned()),
+    }
 }
 
 fn open(root: &Path, access: BitFlags<AccessFs>) -> Option<(OwnedFd, BitFlags<AccessFs>)> {
@@ -94,7 +97,14 @@ mod tests {
     fn a_root_below_home_is_below_home() {
         let home = Path::new("/home/acme");
         for (root, is) in [("~", "/home/acme/"), ("~/work", "/home/acme/work"), ("/usr", "/usr")] {
-            assert_eq!(at_home(Path::new(root), home), Path::new(is));
+            assert_eq!(at_home(Path::new(root), home), Some(PathBuf::from(is)));
+        }
+    }
+
+    #[test]
+    fn whoever_has_no_home_does_not_get_everything_for_it() {
+        for (root, is) in [("~", None), ("~/work", None), ("/usr", Some(PathBuf::from("/usr")))] {
+            assert_eq!(at_home(Path::new(root), Path::new("/")), is, "{root}");
         }
     }
 }
