@@ -127,7 +127,7 @@ fn banner(
     if server.runs_root_jobs() {
         say("warning:      jobs run as root; configure [tenant.NAME.identity] to change that")?;
     }
-    for warning in warnings {
+    for warning in server.lacking_controllers().chain(warnings) {
         say(format!("warning:      {warning}"))?;
     }
     say(format!(

@@ -116,6 +116,13 @@ impl Server {
         self.core.rooms.warden.containment()
     }
 
+    /// What this host lacks to keep limits for each job, where the configuration sets some, or has policies, which may.
+    pub fn lacking_controllers(&self) -> impl Iterator<Item = &String> {
+        let limited = !self.setup.default_policies || !self.setup.ceilings.of_job.is_empty();
+        let notes = self.containment().notes.iter().filter(move |_| limited);
+        notes.filter(|note| note.starts_with("no ") && note.contains(" controller that may be written"))
+    }
+
     /// Whether the default policies are in force.
     pub const fn uses_default_policies(&self) -> bool {
         self.setup.default_policies

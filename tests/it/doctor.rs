@@ -2,30 +2,31 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests start the program under test")]
 
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::Gateway;
+use crate::support::{Gateway, needs};
 
 fn is_root() -> bool {
     nix::unistd::Uid::effective().is_root()
 }
 
+/// The program with these arguments, as nobody when so wanted.
+fn program(as_nobody: bool, arguments: &[&str]) -> Command {
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let mut command = Command::new(if as_nobody { "setpriv" } else { "env" });
+    command.args(if as_nobody { &user[..] } else { &[] }).arg(env!("CARGO_BIN_EXE_execgate")).args(arguments);
+    command.env_clear().env("HOME", "/tmp").env("PATH", std::env::var_os("PATH").unwrap());
+    command.stdin(Stdio::null());
+    command
+}
+
 /// `doctor` with these arguments, as nobody when so wanted.
 fn doctor(as_nobody: bool, arguments: &[&str]) -> Output {
-    let directory = tempfile::tempdir().unwrap();
-    let mut plain = Gateway::command(&directory);
-    plain.arg("doctor").args(arguments);
-    if !as_nobody {
-        return plain.output().unwrap();
-    }
-    let mut command = Command::new("setpriv");
-    command.env_clear().env("HOME", "/tmp").env("PATH", std::env::var_os("PATH").unwrap());
-    command
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .arg(env!("CARGO_BIN_EXE_execgate"));
-    command.arg("doctor").args(arguments).stdin(Stdio::null()).output().unwrap()
+    program(as_nobody, &[&["doctor"], arguments].concat()).output().unwrap()
 }
 
 fn json(output: &Output) -> Value {
@@ -84,6 +85,35 @@ fn a_terminal_that_jobs_could_open_is_told() {
     };
     assert!(told(&["-w", "-c"]).contains("terminal that this was started from"));
     assert!(!told(&["-w"]).contains("terminal that this was started from"));
+}
+
+#[test]
+fn a_start_warns_of_limits_that_this_host_cannot_keep_for_a_job() {
+    for nobody in [false, true] {
+        if nobody && !needs(is_root(), "another user's gateway takes root") {
+            continue;
+        }
+        let lacking = notes(&json(&doctor(nobody, &["--json"]))).contains("no pids controller");
+        for (limited, set) in [(true, "tenant.acme.limits.processes=20"), (false, "limits.jobs=20")] {
+            let mut serve = program(nobody, &["serve", "--listen", "127.0.0.1:0", "--set", set]);
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+            serve.env("XDG_STATE_HOME", directory.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut child = serve.spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let warned = |line: &String| line.starts_with("warning:") && line.contains("no pids controller");
+            let mut banner = Vec::new();
+            while let Some(line) = lines.next() {
+                banner.push(line);
+                if banner.last().is_some_and(|line| line.starts_with("memory:")) {
+                    break;
+                }
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(banner.iter().any(warned), lacking && limited, "{banner:?}");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod client;
 pub mod gateway;
 pub mod guest;
 pub mod http;
+pub mod needs;
 pub mod pki;
 pub mod proc;
 pub mod program;
@@ -14,6 +15,7 @@ pub mod tenants;
 
 pub use client::Client;
 pub use gateway::Gateway;
+pub use needs::{needs, needs_root};
 
 use std::time::{Duration, Instant};
 
