@@ -105,10 +105,10 @@ pub fn make_keys(directory: &Path) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// Runs the documented command.
-pub fn make_token(keys: &Path, tenant: &str, subject: &str) -> String {
+/// Runs the documented command: for a tenant, a subject, and a group if need be.
+pub fn make_token(keys: &Path, whose: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/token.sh");
-    let made = Command::new("sh").arg(script).arg(keys).args([tenant, subject]).output().unwrap();
+    let made = Command::new("sh").arg(script).arg(keys).args(whose).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     String::from_utf8(made.stdout).unwrap().trim().to_owned()
 }
