@@ -25,7 +25,7 @@ const RANKS: [(&str, u8); 17] = [
 ];
 
 /// Libraries and the rooms that may name them.
-const FENCES: [(&str, &[&str]); 11] = [
+const FENCES: [(&str, &[&str]); 19] = [
     ("serde_json::", &["rpc", "audit", "policy", "cases", "config", "cli"]),
     ("wasmtime::", &["policy"]),
     ("wasmtime_wizer::", &["policy"]),
@@ -34,6 +34,14 @@ const FENCES: [(&str, &[&str]); 11] = [
     ("jsonwebtoken::", &["transport", "config"]),
     ("tokio_rustls::", &["transport", "cli"]),
     ("x509_parser::", &["transport"]),
+    ("hyper::", &["transport"]),
+    ("hyper_util::", &["transport"]),
+    ("tokio_tungstenite::", &["transport", "cli"]),
+    ("governor::", &["quota", "transport"]),
+    ("brush_parser::", &["facts"]),
+    ("landlock::", &["warden"]),
+    ("seccompiler::", &["warden"]),
+    ("postcard::", &["warden"]),
     ("metrics_exporter_prometheus::", &["telemetry"]),
     // The wall clock jumps: it is for what people and policies are told, and for expiries that others have set.
     ("SystemTime", &["rpc", "policy", "audit", "session", "transport"]),
