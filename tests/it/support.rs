@@ -15,7 +15,7 @@ pub mod tenants;
 
 pub use client::Client;
 pub use gateway::Gateway;
-pub use needs::{needs, needs_root};
+pub use needs::needs;
 
 use std::time::{Duration, Instant};
 

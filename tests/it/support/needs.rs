@@ -15,9 +15,3 @@ pub fn needs(has: bool, what: &str) -> bool {
     }
     has
 }
-
-/// Whether this is root: who can run jobs as other users, and itself as nobody.
-#[track_caller]
-pub fn needs_root() -> bool {
-    needs(nix::unistd::geteuid().is_root(), "it takes root")
-}
