@@ -15,7 +15,7 @@ pub fn show(loaded: &Loaded) -> String {
         let from = source(loaded, &key);
         let comment = if from == BUILT_IN { String::new() } else { format!("   # {from}") };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{key} = {}{comment}", written(&showable(&key, value)));
+        let _ = writeln!(text, "{} = {}{comment}", quoted(&key), written(&showable(&key, value)));
     }
     text
 }
@@ -95,15 +95,31 @@ fn flatten(prefix: &str, dict: Dict, entries: &mut Vec<(String, Value)>) {
     }
 }
 
+/// A dotted key as TOML has it. No name of ours holds a dot.
+fn quoted(key: &str) -> String {
+    key.split('.').map(bare).collect::<Vec<_>>().join(".")
+}
+
+/// A key, in quotes where it needs them.
+fn bare(key: &str) -> String {
+    let is_bare = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !key.is_empty() && key.bytes().all(is_bare) { key.to_owned() } else { string(key) }
+}
+
+/// The escapes of JSON are some of those of TOML.
+fn string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
 fn written(value: &Value) -> String {
     match value {
-        Value::String(_, text) => format!("{text:?}"),
+        Value::String(_, text) => string(text),
         Value::Array(_, items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", ")),
         Value::Dict(_, dict) => {
-            let pairs: Vec<_> = dict.iter().map(|(k, v)| format!("{k} = {}", written(v))).collect();
+            let pairs: Vec<_> = dict.iter().map(|(k, v)| format!("{} = {}", bare(k), written(v))).collect();
             format!("{{ {} }}", pairs.join(", "))
         }
-        Value::Char(_, c) => format!("{:?}", c.to_string()),
+        Value::Char(_, c) => string(&c.to_string()),
         Value::Bool(_, b) => b.to_string(),
         Value::Num(_, n) => match (n.to_u128(), n.to_i128()) {
             (Some(n), _) => n.to_string(),

@@ -113,7 +113,11 @@ fn policy_denied(denied: &Denied) -> Told {
 }
 
 fn limit_exceeded(limit: &str, value: u64) -> Told {
-    let message = format!("{limit} are limited to {value}; end some, or have the limit raised");
+    let message = match value {
+        // There is none that could be ended.
+        0 => format!("{limit}: the limit is 0; do without, or have it raised"),
+        _ => format!("{limit} are limited to {value}; end some, or have the limit raised"),
+    };
     told(-32006, "limit_exceeded", message, json!({"limit": limit, "value": value}))
 }
 

@@ -441,3 +441,17 @@ fn a_rate_that_cannot_be_counted_is_refused() {
     let output = check(&directory, &toml);
     assert!(!output.status.success() && said(&output).contains("buckets[0].count"), "{}", said(&output));
 }
+
+#[test]
+fn what_is_shown_of_a_configuration_is_toml_and_says_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("test.toml");
+    let policy = "[policy.x]\nmodule = \"builtin:command-rules\"\nsettings = { \"a key\" = \"\\u0007\" }\n";
+    std::fs::write(&file, format!("[tenant.\"*\".limits]\njobs = 7\n{policy}")).unwrap();
+    let shown =
+        Gateway::command(&directory).args(["config", "show", "--config"]).arg(&file).output().unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let parsed: toml_edit::DocumentMut = text.parse().unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(parsed["tenant"]["*"]["limits"]["jobs"].as_integer(), Some(7), "{text}");
+    assert_eq!(parsed["policy"]["x"]["settings"]["a key"].as_str(), Some("\u{7}"), "{text}");
+}
