@@ -44,6 +44,7 @@ mod walk;
 
 pub use handle::{Census, LaunchFailure, Prepare, ProbeFailure, Warden};
 pub use main::main;
+pub use resolve::look_up;
 pub use running::{Emptied, Paused, Prepared, Running, SignalFailure, SpawnFailure};
 pub use settings::{FileRoots, Identity, Profile, Settings};
 pub use spawn::answer_probe;

@@ -84,12 +84,30 @@ pub(super) struct Target {
     /// The gateway's URL [default: $EXECGATE_URL, else http://127.0.0.1:7171]
     #[arg(long)]
     pub(super) url: Option<String>,
-    /// A file that holds the token [default: $EXECGATE_TOKEN, else the file that `serve` made]
+    /// A file that holds the token [default: the token $EXECGATE_TOKEN, else the file $EXECGATE_TOKEN_FILE, else none with
+    /// --cert, else the file that `serve` made]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// Certificates to trust besides the system's, PEM [default: $EXECGATE_CA]
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// A certificate to show, PEM, for gateways with `server.tls.client_ca` [default: $EXECGATE_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub(super) cert: Option<PathBuf>,
+    /// The key of --cert, PEM [default: $EXECGATE_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+}
+
+impl Target {
+    /// Whether any of it was typed.
+    pub(super) const fn is_typed(&self) -> bool {
+        self.url.is_some()
+            || self.token_file.is_some()
+            || self.ca.is_some()
+            || self.cert.is_some()
+            || self.key.is_some()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -100,7 +118,7 @@ pub(super) struct Exec {
     #[arg(short = 't', long)]
     pub(super) pty: bool,
     /// Run it through a gateway within this process; no server is needed
-    #[arg(long, conflicts_with_all = ["url", "token_file"])]
+    #[arg(long, conflicts_with_all = ["url", "token_file", "ca", "cert", "key"])]
     pub(super) local: bool,
     /// Set a variable; may be given more than once
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = key_value)]
@@ -121,7 +139,7 @@ pub(super) struct Shell {
     #[command(flatten)]
     pub(super) target: Target,
     /// Run it through a gateway within this process; no server is needed
-    #[arg(long, conflicts_with_all = ["url", "token_file"])]
+    #[arg(long, conflicts_with_all = ["url", "token_file", "ca", "cert", "key"])]
     pub(super) local: bool,
     /// Working directory
     #[arg(short = 'C', long, value_name = "DIRECTORY")]

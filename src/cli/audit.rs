@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::audit::{self, Recorded};
 
 use super::args::{AuditCommand, Show, Verify};
-use super::output::{Colour, Trouble, harmless, paint, say};
+use super::output::{Colour, Trouble, harmless_part, paint, say};
 
 pub(super) fn run(command: &AuditCommand) -> Result<ExitCode, Trouble> {
     match command {
@@ -77,33 +77,30 @@ fn tell(args: &Show, recorded: &Recorded) -> Result<(), Trouble> {
     if args.json {
         return say(json!({"line": recorded.line, "entry": recorded.entry}));
     }
+    let part = |pointer: &str| harmless_part(recorded.text(pointer));
     let hook = recorded.text("/hook");
     let at = recorded.entry.get("time_ms").and_then(Value::as_u64).unwrap_or_default();
     let at = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + std::time::Duration::from_millis(at));
-    let who = format!(
-        "{}/{}",
-        recorded.text("/request/principal/tenant"),
-        recorded.text("/request/principal/subject")
-    );
+    let who = format!("{}/{}", part("/request/principal/tenant"), part("/request/principal/subject"));
     let what = match hook {
         "command" => {
             let argv = recorded.entry.pointer("/request/argv").and_then(Value::as_array);
             argv.into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
         }
         "session" | "rate" => String::new(),
-        _ => return say(harmless(&format!("{:>7}  {at}  {}", recorded.line, recorded.entry))),
+        _ => return say(harmless_part(&format!("{:>7}  {at}  {}", recorded.line, recorded.entry))),
     };
     let outcome = recorded.outcome();
     let colour = if matches!(outcome, "allow" | "changed") { Colour::Good } else { Colour::Bad };
-    let code = [recorded.text("/fold/code"), recorded.text("/fold/fault")].concat();
+    let code = [part("/fold/code"), part("/fold/fault")].concat();
     let rules = recorded.entry.pointer("/fold/rules").and_then(Value::as_array);
     let rules: Vec<_> = rules.into_iter().flatten().filter_map(Value::as_str).collect();
     say(format!(
         "{:>7}  {at}  {}  {hook:<7} {}  {who}  {} {code} [{}]",
         recorded.line,
-        recorded.text("/decision"),
-        paint(colour, &format!("{outcome:<7}")),
-        harmless(&what).replace('\n', "\\n"),
-        rules.join(", ")
+        part("/decision"),
+        paint(colour, &format!("{:<7}", harmless_part(outcome))),
+        harmless_part(&what),
+        harmless_part(&rules.join(", "))
     ))
 }

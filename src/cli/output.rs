@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 const NO_SUCH_PROGRAM: u8 = 127;
+/// As shells say that SIGPIPE ended a program.
+const NOBODY_READS: u8 = 128 + 13;
 
 /// A reason to stop, with what to tell and the exit code (sysexits.h).
 #[derive(Debug)]
@@ -47,6 +49,24 @@ impl Trouble {
         Self { message: message.to_string(), code: NO_SUCH_PROGRAM }
     }
 
+    /// Whoever read our output went away: nothing to tell, and the code of a program that SIGPIPE ended.
+    pub(super) const fn nobody_reads() -> Self {
+        Self { message: String::new(), code: NOBODY_READS }
+    }
+
+    /// A write to our standard output or error failed.
+    pub(super) fn unwritten(stream: &str, error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::nobody_reads();
+        }
+        Self::failed(format!("{stream} cannot be written: {error}; what it was to get is lost"))
+    }
+
+    /// Whether it is that whoever read our output went away.
+    pub(super) const fn is_that_nobody_reads(&self) -> bool {
+        self.code == NOBODY_READS
+    }
+
     /// Whether it is that there is no such program.
     pub(super) const fn is_no_such_program(&self) -> bool {
         self.code == NO_SUCH_PROGRAM
@@ -54,19 +74,16 @@ impl Trouble {
 
     /// Tells it and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
-        complain(&self.message);
+        if !self.message.is_empty() {
+            complain(&self.message);
+        }
         ExitCode::from(self.code)
     }
 }
 
 /// A line to standard output. A reader that went away ends the program quietly, as it does others.
 pub(super) fn say(line: impl Display) -> Result<(), Trouble> {
-    match writeln!(io::stdout(), "{line}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Trouble::failed(format!("standard output: {error}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    writeln!(io::stdout(), "{line}").map_err(|error| Trouble::unwritten("standard output", &error))
 }
 
 /// A line to standard error.
@@ -75,17 +92,28 @@ pub(super) fn complain(message: impl Display) {
     let _ = writeln!(io::stderr(), "execgate: {}", harmless(&message.to_string()));
 }
 
-/// Text from elsewhere, safe for a terminal: control characters but line feeds and tabs are escaped.
+/// Text from elsewhere, safe for a terminal: what controls one, or turns the direction of writing, is escaped, but for line
+/// feeds and tabs.
 pub(super) fn harmless(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            if c.is_control() && c != '\n' && c != '\t' {
+            if (c.is_control() && c != '\n' && c != '\t') || turns_writing(c) {
                 c.escape_default().collect::<Vec<_>>()
             } else {
                 vec![c]
             }
         })
         .collect()
+}
+
+/// Text from elsewhere that is a part of a line and must stay one: [`harmless`], with line feeds and tabs escaped too.
+pub(super) fn harmless_part(text: &str) -> String {
+    harmless(text).replace('\n', "\\n").replace('\t', "\\t")
+}
+
+/// Separators of lines and the bidirectional controls (Unicode Standard Annex 9), by which a text shows otherwise than it is.
+const fn turns_writing(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What a word means, for those who see colours.
@@ -112,4 +140,16 @@ pub(super) fn paint(colour: Colour, text: &str) -> String {
 /// Whether people read standard output.
 pub(super) fn is_for_people() -> bool {
     io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_elsewhere_neither_controls_a_terminal_nor_ends_a_line() {
+        let shown = harmless_part("a\u{1b}[2J\nb\t\u{202e}c\u{2066}\u{9b}é");
+        assert_eq!(shown, "a\\u{1b}[2J\\nb\\t\\u{202e}c\\u{2066}\\u{9b}é");
+        assert_eq!(harmless("two\nlines\tand a tab"), "two\nlines\tand a tab");
+    }
 }

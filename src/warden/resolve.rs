@@ -2,7 +2,8 @@
 //! and a script's interpreter, each by O_PATH, and keeps what it opened. What is executed later is these very
 //! files, whatever their names point to by then.
 //!
-//! Runs in the fork only: a path on a dead file system hangs the leader, never the warden.
+//! Runs in the fork: a path on a dead file system hangs the leader, never the warden. [`look_up`] finds out the same in this
+//! process, for who wants to know and not to run.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use rustix::fs::{Access, FileType, Mode, OFlags};
 
 use super::confine::errno;
 use super::proto::{WireFacts, WireFailure, WireFile, WireInterpreter};
-use crate::domain::SpawnStage;
+use super::running::SpawnFailure;
+use crate::domain::{Executable, SpawnStage};
 
 /// How much of a first line is looked at, bytes: the kernel's own bound (BINPRM_BUF_SIZE).
 const FIRST_LINE: usize = 256;
@@ -23,6 +25,16 @@ pub(super) struct Opened {
     pub(super) program: OwnedFd,
     pub(super) interpreter: Option<OwnedFd>,
     pub(super) facts: WireFacts,
+}
+
+/// What a leader would find, as who this process is: the program, and the canonical working directory, which it enters.
+///
+/// # Errors
+/// What a start would fail with.
+pub fn look_up(name: &str, path: &[PathBuf], cwd: &str) -> Result<(Executable, String), SpawnFailure> {
+    let facts = program(name, path, enter(cwd)?)?.facts;
+    let cwd = facts.cwd.clone();
+    Ok((facts.executable(name.to_owned()), cwd))
 }
 
 /// Opens and enters the working directory; returns its canonical path.

@@ -1,5 +1,6 @@
 //! What a security team lives in: a policy from nothing to its tests, and the log as a test suite.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -100,6 +101,109 @@ fn a_command_is_explained_without_a_server() {
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["verdict"], "allow");
     assert!(!json["policies"].as_array().unwrap().is_empty());
+}
+
+/// The words that `--help` prints.
+fn help(directory: &tempfile::TempDir, command: &[&str]) -> String {
+    succeeds(directory, directory.path(), &[command, &["--help"]].concat())
+}
+
+#[test]
+fn what_explaining_would_ignore_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str], words: &str| {
+        let explain = [&["policy", "explain"], arguments, &["--", "ls"]].concat();
+        let output = program(&directory, directory.path(), &explain);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(words), "{arguments:?}: {}", text(&output));
+    };
+    refused(&["--url", "http://127.0.0.1:1"], "--live");
+    refused(&["--live", "--tenant", "acme"], "--tenant");
+    refused(&["--live", "--set", "limits.jobs=3"], "--set");
+    let help = help(&directory, &["policy", "explain"]);
+    assert_eq!(help.matches("[default: local]").count(), 1, "{help}");
+    assert!(help.contains("EXECGATE_TOKEN_FILE"), "{help}");
+}
+
+/// Offline, a program is found as a start finds it: the same files are refused, and the same bits seen.
+#[test]
+fn a_program_is_explained_as_a_start_would_find_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let explained = |name: &str, bytes: &[u8], mode: u32| {
+        let file = directory.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        program(&directory, directory.path(), &["policy", "explain", "--", file.to_str().unwrap()])
+    };
+    let long = format!("#!/bin/sh {}\n", " ".repeat(300));
+    for (name, bytes, mode) in [
+        ("first-line-without-end", long.as_bytes(), 0o755),
+        ("no-interpreter", b"#! \ntrue\n".as_slice(), 0o755),
+        ("not-executable", b"#!/bin/sh\n".as_slice(), 0o644),
+    ] {
+        let output = explained(name, bytes, mode);
+        assert_eq!(output.status.code(), Some(126), "{name}: {}", text(&output));
+    }
+    let argument = explained("empty-argument", b"#!/bin/sh \ntrue\n", 0o755);
+    assert!(argument.status.success(), "{}", text(&argument));
+    let nowhere = program(&directory, directory.path(), &["policy", "explain", "--", "no-such-program"]);
+    assert_eq!(nowhere.status.code(), Some(127), "{}", text(&nowhere));
+}
+
+/// A file capability is privilege as a setuid bit is.
+#[test]
+fn a_program_with_capabilities_is_explained_as_privileged() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capable");
+    std::fs::copy("/bin/true", &file).unwrap();
+    // struct vfs_cap_data (linux/capability.h), revision 2: effective, and CAP_NET_RAW permitted.
+    let words: [u32; 5] = [0x0200_0001, 1 << 13, 0, 0, 0];
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let set = rustix::fs::setxattr(&file, "security.capability", &bytes, rustix::fs::XattrFlags::empty());
+    if set.is_err() {
+        eprintln!("NOTE: no file can be given capabilities here: {set:?}");
+        return;
+    }
+    let output = program(&directory, directory.path(), &["policy", "explain", "--", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(77), "{}", text(&output));
+}
+
+#[test]
+fn a_dangling_link_is_no_place_for_a_new_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("nowhere", directory.path().join("dang")).unwrap();
+    let output = program(&directory, directory.path(), &["policy", "new", "dang"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("dang is there already"), "{}", text(&output));
+}
+
+#[test]
+fn what_is_shown_of_a_log_neither_controls_a_terminal_nor_makes_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let pinned =
+        Policies::load(&Settings::of(vec![PolicySettings::builtin("command-rules", "{}")])).unwrap().pin();
+    let log = Audit::open(&audit::Settings::at(Some(path.clone()))).unwrap();
+    let mut request = (*command(&["ls", "a\tb"])).clone();
+    let subject = "eve\u{1b}[2J\n\u{202e}";
+    request.principal = Arc::new(Principal { subject: subject.into(), ..(*request.principal).clone() });
+    let ballots = pinned.review_here(&request);
+    let decision = DecisionId::from_bits(1);
+    let fold = audit::fold_of_command(1, decision, request.resolved.clone(), &ballots);
+    let entry = Entry {
+        decision,
+        generation: 1,
+        round: 1,
+        grants: pinned.grants(),
+        asked: Asked::Command(Arc::new(request), ballots),
+        charges: Vec::new(),
+        fold,
+    };
+    log.record(entry).unwrap();
+    run(log.flush());
+    let shown = succeeds(&directory, directory.path(), &["audit", "show", path.to_str().unwrap()]);
+    assert_eq!(shown.lines().count(), 1, "{shown:?}");
+    assert!(shown.contains("acme/eve\\u{1b}[2J\\n\\u{202e}") && shown.contains("ls a\\tb"), "{shown:?}");
 }
 
 #[test]

@@ -1,39 +1,37 @@
 //! `policy explain`: what would be decided about a command, rule by rule; nothing is run, and nothing charged.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::cli::client::Client;
-use crate::cli::output::{Colour, Trouble, harmless, paint, say};
+use crate::cli::client::{Client, refusal};
+use crate::cli::output::{Colour, Trouble, harmless, harmless_part, paint, say};
 use crate::cli::serve::{self, sources};
 use crate::cli::target::Target;
 use crate::config::{self, Environment};
 use crate::domain::{
-    Authority, Command, CommandRequest, DecisionId, Executable, FileIdentity, Interpreter, Origin, Principal,
+    Authority, Command, CommandRequest, DecisionId, Failure, Origin, Principal, RequestId, Resolved,
     SessionId, Terminal, TerminalSize, Transport, UsageCounts,
 };
 use crate::facts;
 use crate::policy::Pinned;
-use crate::rpc::view;
+use crate::rpc::{self, view};
 use crate::server::{self, Setup};
 use crate::verdict::{self, Folded};
+use crate::warden::{self, SpawnFailure};
 
 use super::options::Explain;
 
-/// The execute bits.
-const EXECUTE: u32 = 0o111;
-/// The setuid and setgid bits.
-const SETUID: u32 = 0o6000;
-
 pub(super) fn run(args: &Explain) -> Result<ExitCode, Trouble> {
+    if !args.live && args.target.is_typed() {
+        return Err(Trouble::usage(
+            "--url, --token-file, --ca, --cert and --key name a gateway that runs: add --live to ask it",
+        ));
+    }
     let answer = if args.live { live(args)? } else { local(args)? };
     if args.json {
         say(&answer)?;
@@ -67,12 +65,11 @@ fn local(args: &Explain) -> Result<Value, Trouble> {
     let setup = Setup::new(&loaded.settings, None).map_err(Trouble::failed)?;
     let pinned = server::load_policies(&setup.policy).map_err(Trouble::failed)?.pin();
     let cwd = args.cwd.clone().unwrap_or_else(|| "/".to_owned());
-    let executable = find(args.argv.first().map_or("", String::as_str), &loaded.settings.jobs.path, &cwd)?;
     let size = TerminalSize::new(24, 80).filter(|_| args.pty);
     let path: Vec<_> = loaded.settings.jobs.path.iter().map(|p| p.display().to_string()).collect();
     let command = Command {
         argv: args.argv.clone(),
-        cwd: Some(cwd.clone()),
+        cwd: Some(cwd),
         env: BTreeMap::from([("PATH".to_owned(), path.join(":"))]),
         terminal: size.map(|size| Terminal { size, term: "xterm".to_owned() }),
     };
@@ -88,7 +85,7 @@ fn local(args: &Explain) -> Result<Value, Trouble> {
         origin: Origin { address: IpAddr::V4(Ipv4Addr::LOCALHOST), transport: Transport::WebSocket },
         when: pinned.now(),
         session: SessionId::from_bits(0),
-        resolved: facts::resolve(command, executable, cwd),
+        resolved: resolve(command, &loaded.settings.jobs.path)?,
         labels: BTreeMap::new(),
         usage: UsageCounts::default(),
     };
@@ -114,10 +111,7 @@ fn asked(pinned: &Pinned, request: &mut CommandRequest, path: &[PathBuf]) -> Res
             &Ok(cleared.terms().clone()),
         ),
         Ok(Folded::Changed(changed)) => {
-            let command = changed.command().clone();
-            let cwd = command.cwd.clone().unwrap_or_default();
-            let executable = find(command.program(), path, &cwd)?;
-            request.resolved = facts::resolve(command, executable, cwd);
+            request.resolved = resolve(changed.command().clone(), path)?;
             let second = pinned.review_here(request);
             let outcome =
                 changed.settle(request.resolved.clone(), &second).map(|cleared| cleared.terms().clone());
@@ -128,60 +122,17 @@ fn asked(pinned: &Pinned, request: &mut CommandRequest, path: &[PathBuf]) -> Res
     Ok(explained)
 }
 
-/// The program as this host has it, seen as this user.
-fn find(program: &str, path: &[PathBuf], cwd: &str) -> Result<Executable, Trouble> {
-    let is_program = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & EXECUTE != 0)
-    };
-    let found = if program.contains('/') {
-        None
-    } else {
-        let found = path.iter().map(|directory| directory.join(program)).find(is_program);
-        Some(found.ok_or_else(|| {
-            Trouble::failed(format!(
-                "there is no program {program:?} on the server's PATH (jobs.path); name one, or give its path"
-            ))
-        })?)
-    };
-    let file = found.clone().unwrap_or_else(|| Path::new(cwd).join(program));
-    let (canonical, identity, setuid) = looked_at(&file)?;
-    Ok(Executable {
-        requested: program.to_owned(),
-        found: found.map(|path| path.display().to_string()),
-        interpreter: interpreter(&canonical)?,
-        canonical: canonical.display().to_string(),
-        identity,
-        setuid,
-    })
-}
-
-fn looked_at(file: &Path) -> Result<(PathBuf, FileIdentity, bool), Trouble> {
-    let told = |error: std::io::Error| Trouble::failed(format!("{}: {error}", file.display()));
-    let canonical = file.canonicalize().map_err(told)?;
-    let metadata = fs::metadata(&canonical).map_err(told)?;
-    let identity = FileIdentity { device: metadata.dev(), inode: metadata.ino() };
-    Ok((canonical, identity, metadata.mode() & SETUID != 0))
-}
-
-/// The first line of a `#!` script.
-fn interpreter(file: &Path) -> Result<Option<Interpreter>, Trouble> {
-    let mut head = Vec::new();
-    let opened = File::open(file).map(|file| file.take(256).read_to_end(&mut head));
-    let line = head.split(|b| *b == b'\n').next().and_then(|line| std::str::from_utf8(line).ok());
-    let Some(line) = line.and_then(|line| line.strip_prefix("#!")).filter(|_| opened.is_ok()) else {
-        return Ok(None);
-    };
-    let mut words = line.trim().splitn(2, [' ', '\t']);
-    let requested = words.next().unwrap_or_default().to_owned();
-    let (canonical, identity, setuid) = looked_at(Path::new(&requested))?;
-    let argument = words.next().map(|word| word.trim().to_owned());
-    Ok(Some(Interpreter {
-        requested,
-        canonical: canonical.display().to_string(),
-        identity,
-        argument,
-        setuid,
-    }))
+/// The command as a leader of this user would find it on this host; what it cannot find, a start would fail with.
+fn resolve(command: Command, path: &[PathBuf]) -> Result<Resolved, Trouble> {
+    let cwd = command.cwd.clone().unwrap_or_default();
+    let (executable, cwd) = warden::look_up(command.program(), path, &cwd).map_err(|failed| {
+        let SpawnFailure { stage, errno, subject } = failed;
+        let told =
+            rpc::error(None, &Failure::SpawnFailed { stage, errno, subject }, &RequestId::from_bits(0));
+        let told: Value = serde_json::from_str(&told).unwrap_or_default();
+        refusal(told.get("error").unwrap_or(&told))
+    })?;
+    Ok(facts::resolve(command, executable, cwd))
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -200,9 +151,9 @@ fn list(value: &Value, name: &str) -> Vec<String> {
 fn tell(answer: &Value) -> Result<(), Trouble> {
     let verdict = text(answer, "verdict");
     let colour = if verdict == "allow" { Colour::Good } else { Colour::Bad };
-    let rules = list(answer, "rules").join(", ");
+    let rules = harmless_part(&list(answer, "rules").join(", "));
     let by = if rules.is_empty() { String::new() } else { format!(" by {rules}") };
-    say(format!("{}{by}", paint(colour, verdict)))?;
+    say(format!("{}{by}", paint(colour, &harmless_part(verdict))))?;
     for member in ["message", "remedy"] {
         if !text(answer, member).is_empty() {
             say(format!("  {}", harmless(text(answer, member))))?;
@@ -210,24 +161,26 @@ fn tell(answer: &Value) -> Result<(), Trouble> {
     }
     let nothing = Value::Null;
     let facts = answer.get("facts").unwrap_or(&nothing);
-    say(format!("program  {} (canonical {})", text(facts, "found"), text(facts, "canonical")))?;
+    let fact = |name| harmless_part(text(facts, name));
+    say(format!("program  {} (canonical {})", fact("found"), fact("canonical")))?;
     if let Some(script) = facts.get("script").filter(|script| !script.is_null()) {
-        let opaque = list(script, "reasons").join(", ");
+        let opaque = harmless_part(&list(script, "reasons").join(", "));
         say(format!(
             "script   {}",
             if opaque.is_empty() { "known".to_owned() } else { format!("opaque: {opaque}") }
         ))?;
         for command in list(script, "commands") {
-            say(format!("         {}", harmless(&command)))?;
+            say(format!("         {}", harmless_part(&command)))?;
         }
     }
     said("policies", answer)?;
     if let Some(changed) = answer.get("changed").filter(|changed| !changed.is_null()) {
-        say(format!("changed to {}", harmless(&list(changed, "argv").join(" "))))?;
+        say(format!("changed to {}", harmless_part(&list(changed, "argv").join(" "))))?;
         said("policies", changed)?;
     }
     for charge in answer.get("charges").and_then(Value::as_array).into_iter().flatten() {
-        say(format!("charge   {}: {}", text(charge, "policy"), list(charge, "charges").join(" ")))?;
+        let charges = list(charge, "charges").join(" ");
+        say(harmless_part(&format!("charge   {}: {charges}", text(charge, "policy"))))?;
     }
     Ok(())
 }
@@ -236,13 +189,13 @@ fn said(member: &str, answer: &Value) -> Result<(), Trouble> {
     for policy in answer.get(member).and_then(Value::as_array).into_iter().flatten() {
         let mode = if text(policy, "mode") == "monitor" { " (monitor only)" } else { "" };
         let rules = list(policy, "rules").join(", ");
-        let message = harmless(text(policy, "message"));
-        say(format!(
+        let message = text(policy, "message");
+        let line = format!(
             "policy   {:<20}{mode} {:<8} {rules} {message}",
             text(policy, "policy"),
             text(policy, "verdict")
-        )
-        .trim_end())?;
+        );
+        say(harmless_part(line.trim_end()))?;
     }
     Ok(())
 }

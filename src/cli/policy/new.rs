@@ -24,7 +24,8 @@ pub(super) fn run(args: &New) -> Result<ExitCode, Trouble> {
         )));
     }
     let folder = Path::new(name);
-    if folder.exists() {
+    // A link to nowhere is there too.
+    if folder.symlink_metadata().is_ok() {
         return Err(Trouble::usage(format!("{name} is there already; choose another name, or remove it")));
     }
     for (path, text) in SOURCES {

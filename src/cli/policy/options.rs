@@ -118,12 +118,12 @@ pub(in crate::cli) struct Explain {
     #[command(flatten)]
     pub(super) target: Target,
     /// Ask the gateway that runs, as whoever the token says, instead of the configuration
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["config", "set", "tenant", "subject", "group"])]
     pub(super) live: bool,
-    /// For whom [default: local]
+    /// For whom
     #[arg(long, default_value = "local")]
     pub(super) tenant: String,
-    /// For whom [default: somebody]
+    /// For whom
     #[arg(long, default_value = "somebody")]
     pub(super) subject: String,
     /// A group of his; may be given more than once

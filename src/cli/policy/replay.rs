@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::audit::{self, Again, Recorded};
-use crate::cli::output::{Colour, Trouble, harmless, paint, say};
+use crate::cli::output::{Colour, Trouble, harmless_part, paint, say};
 use crate::domain::DecisionId;
 use crate::policy::Pinned;
 use crate::verdict;
@@ -145,9 +145,10 @@ impl Report {
             } else {
                 format!("{} → {}", d.before, d.after)
             };
-            say(format!("line {}  {}  {}  {}", d.line, d.who, paint(Colour::Bad, &to), harmless(&d.what)))?;
+            let (who, what) = (harmless_part(&d.who), harmless_part(&d.what));
+            say(format!("line {}  {who}  {}  {what}", d.line, paint(Colour::Bad, &harmless_part(&to))))?;
             if !d.rules.is_empty() {
-                say(format!("        {}", d.rules.join(", ")))?;
+                say(format!("        {}", harmless_part(&d.rules.join(", "))))?;
             }
         }
         for (title, counts) in [("by rule", &self.by_rule), ("by principal", &self.by_principal)] {
@@ -155,7 +156,7 @@ impl Report {
                 say(title)?;
             }
             for (name, count) in counts {
-                say(format!("  {count:>6}  {name}"))?;
+                say(format!("  {count:>6}  {}", harmless_part(name)))?;
             }
         }
         for (why, count) in &self.skipped {
