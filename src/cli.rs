@@ -12,11 +12,13 @@ mod config;
 mod daemons;
 mod doctor;
 mod exec;
+mod follow;
 mod jobs;
 mod local;
 mod output;
 mod policy;
 mod serve;
+mod stdio;
 mod target;
 mod terminal;
 mod tls;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Arguments, Command};
-use output::Trouble;
+use output::{Trouble, say};
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
@@ -45,8 +47,10 @@ pub fn run() -> ExitCode {
         Command::Audit(command) => audit::run(&command),
         Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "execgate", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            // Into memory first: the generator panics when it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "execgate", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end()).map(|()| ExitCode::SUCCESS)
         }
     };
     outcome.unwrap_or_else(|trouble: Trouble| trouble.report())

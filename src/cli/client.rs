@@ -1,22 +1,29 @@
 //! A WebSocket client of the gateway: JSON-RPC in text frames, stream data in binary ones.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::output::Trouble;
-use super::target::Target;
+use super::target::{Credential, Target};
 use super::tls;
 
 /// How long the last frame may take.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long a gateway may take to accept a connection, TLS and the handshake included.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// When to ask a gateway that says nothing whether it is there.
+const ASK: Duration = Duration::from_secs(20);
+/// When a gateway that says nothing, not even to that, is gone; also the longest that it may not take what is sent.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What the gateway sends.
 #[derive(Debug)]
@@ -35,6 +42,10 @@ pub(super) enum Incoming {
 pub(super) struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     last_id: u64,
+    /// When something was heard of the gateway.
+    heard_at: Instant,
+    /// When it was asked since whether it is there.
+    asked_at: Option<Instant>,
     /// What came while an answer was awaited.
     early: VecDeque<Incoming>,
 }
@@ -45,15 +56,32 @@ impl Client {
             .socket()
             .into_client_request()
             .map_err(|error| Trouble::usage(format!("{}: not a URL: {error}", target.url)))?;
-        let bearer = HeaderValue::from_str(&format!("Bearer {}", target.token));
-        let bearer = bearer.map_err(|_| Trouble::usage("the token holds characters that no token has"))?;
-        request.headers_mut().insert("authorization", bearer);
+        let authority = request.uri().authority();
+        if authority.is_some_and(|a| a.port().is_none() && a.as_str() != a.host()) {
+            return Err(Trouble::usage(format!("{}: a port is a number from 1 to 65535", target.url)));
+        }
+        if let Some(token) = &target.token {
+            let bearer = HeaderValue::from_str(&format!("Bearer {token}"));
+            let bearer =
+                bearer.map_err(|_| Trouble::usage("the token holds characters that no token has"))?;
+            request.headers_mut().insert("authorization", bearer);
+        }
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("execgate.v1"));
         let connector = tls::connector(target)?;
-        match tokio_tungstenite::connect_async_tls_with_config(request, None, true, connector).await {
-            Ok((socket, _)) => Ok(Self { socket, last_id: 0, early: VecDeque::new() }),
-            Err(error) => Err(unconnected(target, &error)),
+        let connecting = tokio_tungstenite::connect_async_tls_with_config(request, None, true, connector);
+        match tokio::time::timeout(HANDSHAKE, connecting).await {
+            Ok(Ok((socket, _))) => Ok(Self::over(socket)),
+            Ok(Err(error)) => Err(unconnected(target, &error)),
+            Err(_) => Err(Trouble::unreachable(format!(
+                "{} said nothing within {} s; see whether a gateway is there, and whether it is well (its /livez)",
+                target.url,
+                HANDSHAKE.as_secs()
+            ))),
         }
+    }
+
+    fn over(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
+        Self { socket, last_id: 0, heard_at: Instant::now(), asked_at: None, early: VecDeque::new() }
     }
 
     /// Sends a request; its answer comes by [`Self::next`].
@@ -77,20 +105,23 @@ impl Client {
     }
 
     async fn put(&mut self, message: Message) -> Result<(), Trouble> {
-        self.socket
-            .send(message)
-            .await
-            .map_err(|error| Trouble::unreachable(format!("the gateway is gone: {error}")))
+        match tokio::time::timeout(SILENCE, self.socket.send(message)).await {
+            Ok(sent) => sent.map_err(|error| Trouble::unreachable(format!("the gateway is gone: {error}"))),
+            Err(_) => Err(Trouble::unreachable(format!("the gateway is gone: {}", silent()))),
+        }
     }
 
     /// Sends a request and waits for its answer. What else comes meanwhile is kept for [`Self::next`].
     pub(super) async fn call(&mut self, method: &str, params: Value) -> Result<Value, Trouble> {
+        self.ask(method, params).await?.map_err(|error| refusal(&error))
+    }
+
+    /// The same, with the error as it came.
+    pub(super) async fn ask(&mut self, method: &str, params: Value) -> Result<Result<Value, Value>, Trouble> {
         let id = self.send(method, params).await?;
         loop {
             match self.receive().await {
-                Incoming::Answer(answered, outcome) if answered == id => {
-                    return outcome.map_err(|e| refusal(&e));
-                }
+                Incoming::Answer(answered, outcome) if answered == id => return Ok(outcome),
                 Incoming::Closed(why) => {
                     return Err(Trouble::unreachable(format!("the gateway ended the connection: {why}")));
                 }
@@ -107,9 +138,22 @@ impl Client {
         }
     }
 
+    /// Cancel safe.
     async fn receive(&mut self) -> Incoming {
         loop {
-            match self.socket.next().await {
+            // From the asking on, not from what was heard: who was stopped for a while has not listened.
+            let deadline = self.asked_at.map_or(self.heard_at + ASK, |at| at + (SILENCE - ASK));
+            let Ok(received) = timeout_at(deadline, self.socket.next()).await else {
+                if self.asked_at.is_some() {
+                    return Incoming::Closed(silent());
+                }
+                self.asked_at = Some(Instant::now());
+                // What becomes of it shows in what is heard.
+                let _ = self.socket.send(Message::Ping(Bytes::new())).now_or_never();
+                continue;
+            };
+            (self.heard_at, self.asked_at) = (Instant::now(), None);
+            match received {
                 None => return Incoming::Closed("it is gone".to_owned()),
                 Some(Err(error)) => return Incoming::Closed(error.to_string()),
                 Some(Ok(Message::Binary(bytes))) => return Incoming::Frame(bytes.into()),
@@ -129,6 +173,10 @@ impl Client {
     }
 }
 
+fn silent() -> String {
+    format!("nothing was heard of it for {} s", SILENCE.as_secs())
+}
+
 fn read(text: &str) -> Option<Incoming> {
     let mut value: Value = serde_json::from_str(text).ok()?;
     if let Some(id) = value.get("id").and_then(Value::as_u64) {
@@ -143,21 +191,7 @@ fn read(text: &str) -> Option<Incoming> {
 fn unconnected(target: &Target, error: &Error) -> Trouble {
     let url = &target.url;
     match error {
-        Error::Http(response) if response.status() == StatusCode::UNAUTHORIZED => Trouble::refused(format!(
-            "the gateway at {url} does not accept the token; it was started by another user or with another state directory: \
-             give its token by --token-file or EXECGATE_TOKEN"
-        )),
-        Error::Http(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
-            Trouble::later(format!("the gateway at {url} is shutting down; try again when it is back"))
-        }
-        Error::Http(response) => {
-            let body = response
-                .body()
-                .as_ref()
-                .map(|b| String::from_utf8_lossy(b).trim().to_owned())
-                .unwrap_or_default();
-            Trouble::unreachable(format!("the gateway at {url} answered {}: {body}", response.status()))
-        }
+        Error::Http(response) => turned_away(target, response.status(), response.body().as_deref()),
         Error::Io(error)
             if error.get_ref().is_some_and(|inner| inner.is::<tokio_rustls::rustls::Error>()) =>
         {
@@ -166,9 +200,42 @@ fn unconnected(target: &Target, error: &Error) -> Trouble {
                  have signed another's certificate"
             ))
         }
+        Error::Protocol(_) | Error::HttpFormat(_) => Trouble::unreachable(format!(
+            "{url} does not answer as a gateway does ({error}); one with TLS is reached by https://"
+        )),
         other => Trouble::unreachable(format!(
             "no gateway at {url} ({other}); start one with `execgate serve`, name another with --url, or use `execgate exec --local`"
         )),
+    }
+}
+
+/// A gateway, or what stands before it, answered the handshake with a status.
+fn turned_away(target: &Target, status: StatusCode, body: Option<&[u8]>) -> Trouble {
+    let url = &target.url;
+    let body = String::from_utf8_lossy(body.unwrap_or_default()).trim().to_owned();
+    let typed: Option<Value> = serde_json::from_str(&body).ok();
+    let message = typed.as_ref().and_then(|typed| typed.pointer("/error/message")?.as_str()).unwrap_or(&body);
+    match status {
+        StatusCode::UNAUTHORIZED => Trouble::refused(format!(
+            "the gateway at {url} does not accept {}",
+            match &target.credential {
+                Credential::Made(file) => format!(
+                    "the token of {}: it was started by another user, with another state directory, or has tokens of its own; give one of \
+                     them by --token-file or EXECGATE_TOKEN",
+                    file.display()
+                ),
+                Credential::Named(from) => format!(
+                    "the token of {from}: it is not one of the gateway's, or ran out, or was revoked; ask its operator for another"
+                ),
+                Credential::Certificate =>
+                    "the certificate of --cert; ask its operator who may connect".to_owned(),
+            }
+        )),
+        StatusCode::FORBIDDEN => Trouble::refused(format!("the gateway at {url} refuses: {message}")),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            Trouble::later(format!("the gateway at {url} takes no more now: {message}"))
+        }
+        _ => Trouble::unreachable(format!("the gateway at {url} answered {status}: {message}")),
     }
 }
 
@@ -188,6 +255,12 @@ pub(super) fn refusal(error: &Value) -> Trouble {
     lines.extend(text("/data/decision").map(|decision| format!("  decision: {decision}")));
     let message = lines.join("\n");
     match text("/data/kind") {
+        // The operator's word: this tenant runs no jobs.
+        Some("spawn_failed")
+            if text("/data/stage") == Some("identity") && text("/data/errno") == Some("EPERM") =>
+        {
+            Trouble::refused(message)
+        }
         Some("spawn_failed") if text("/data/stage") == Some("exec") => match text("/data/errno") {
             Some("ENOENT") => Trouble::no_such_program(message),
             Some("EACCES" | "ENOEXEC") => Trouble::not_executable(message),
@@ -200,5 +273,50 @@ pub(super) fn refusal(error: &Value) -> Trouble {
             Trouble::later(message)
         }
         _ => Trouble::failed(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    /// Somebody who accepts connections, and who never says anything.
+    async fn mute() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        (listener, url)
+    }
+
+    #[test]
+    fn a_tenant_that_was_given_no_identity_is_refused() {
+        let error = json!({"message": "none", "data": {"kind": "spawn_failed", "stage": "identity", "errno": "EPERM"}});
+        assert!(format!("{:?}", refusal(&error)).contains("code: 77"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_never_answers_the_handshake_is_given_up() {
+        let (_listener, url) = mute().await;
+        let target = Target { token: Some("x".to_owned()), ..Target::at(url) };
+        let begun = Instant::now();
+        let Err(trouble) = Client::connect(&target).await else { panic!("nobody answered") };
+        assert!(begun.elapsed() <= HANDSHAKE + Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(format!("{trouble:?}").contains("said nothing within 10 s"), "{trouble:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_falls_silent_is_asked_and_then_given_up() {
+        let (listener, _) = mute().await;
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket =
+            WebSocketStream::from_raw_socket(MaybeTlsStream::Plain(stream), Role::Client, None).await;
+        let mut client = Client::over(socket);
+        let begun = Instant::now();
+        let Incoming::Closed(why) = client.next().await else { panic!("nobody spoke") };
+        assert_eq!(why, "nothing was heard of it for 60 s");
+        assert!(begun.elapsed() >= SILENCE && client.asked_at.is_some());
+        let error = client.call("job.list", json!({})).await.unwrap_err();
+        assert!(format!("{error:?}").contains("nothing was heard"), "{error:?}");
     }
 }

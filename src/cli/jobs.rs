@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::args;
 use super::client::Client;
-use super::output::{Trouble, harmless, is_for_people, say};
+use super::output::{Trouble, complain, harmless_part, is_for_people, say};
 use super::serve;
 use super::target::Target;
 
@@ -22,6 +22,9 @@ fn call(target: &args::Target, method: &str, params: Value) -> Result<Value, Tro
 
 pub(super) fn ps(args: &args::Ps) -> Result<ExitCode, Trouble> {
     let answer = call(&args.target, "job.list", json!({}))?;
+    if let Some(omitted) = answer.get("omitted").and_then(Value::as_u64) {
+        complain(format!("the {omitted} oldest jobs are not shown: an answer has room for no more"));
+    }
     let jobs: Vec<_> = answer.get("jobs").and_then(Value::as_array).cloned().unwrap_or_default();
     let shown = jobs.into_iter().filter(|job| args.all || text(job, "state") != "closed");
     if args.json {
@@ -33,12 +36,13 @@ pub(super) fn ps(args: &args::Ps) -> Result<ExitCode, Trouble> {
         say(format!("{:<34} {:<8} {:>8} {:<20} COMMAND", "JOB", "STATE", "PID", "OWNER"))?;
     }
     for job in &shown {
-        let owner = format!("{}/{}", text(job, "tenant"), text(job, "subject"));
+        let part = |name| harmless_part(text(job, name));
+        let owner = format!("{}/{}", part("tenant"), part("subject"));
         let pid = job.get("pid").and_then(Value::as_u64).unwrap_or_default();
         let argv = job.get("argv").and_then(Value::as_array);
         let argv: Vec<_> = argv.into_iter().flatten().filter_map(Value::as_str).collect();
-        let command = harmless(&argv.join(" ")).replace('\n', "\\n");
-        say(format!("{:<34} {:<8} {pid:>8} {owner:<20} {command}", text(job, "job"), text(job, "state")))?;
+        let command = harmless_part(&argv.join(" "));
+        say(format!("{:<34} {:<8} {pid:>8} {owner:<20} {command}", part("job"), part("state")))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,7 +72,7 @@ pub(super) fn kill(args: &args::Kill) -> Result<ExitCode, Trouble> {
 pub(super) fn pause(args: &args::Job, method: &str) -> Result<ExitCode, Trouble> {
     let answer = call(&args.target, method, json!({"job": args.job}))?;
     if answer.get("exact") == Some(&Value::Bool(false)) {
-        super::output::complain("best effort: on this host a process of the job may not have followed");
+        complain("best effort: on this host a process of the job may not have followed");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -28,7 +28,7 @@ pub(super) async fn start() -> Result<Local, Trouble> {
     let setup = Setup::new(&loaded.settings, Some(&token)).map_err(Trouble::failed)?;
     let server = server::start(setup).await.map_err(Trouble::failed)?;
     let url = format!("http://{}", server.address());
-    Ok(Local { server, target: Target { url, token, ca: None } })
+    Ok(Local { server, target: Target { token: Some(token), ..Target::at(url) } })
 }
 
 impl Local {

@@ -41,7 +41,11 @@ pub(super) fn run(args: &args::Serve) -> Result<ExitCode, Trouble> {
         let told = Told::listen();
         let told = told.map_err(|error| Trouble::failed(format!("signals cannot be waited for: {error}")))?;
         let server = server::start(setup).await.map_err(Trouble::failed)?;
-        banner(&server, &loaded.settings.server.hosts, file.as_deref(), &warnings)?;
+        match banner(&server, &loaded.settings.server.hosts, file.as_deref(), &warnings) {
+            // Who starts a server may close its output at any time.
+            Err(trouble) if !trouble.is_that_nobody_reads() => return Err(trouble),
+            Ok(()) | Err(_) => {}
+        }
         match server.run(told, loaded, source).await {
             Left::InOrder => Ok(ExitCode::SUCCESS),
             Left::WardenGone => {
@@ -96,7 +100,17 @@ fn banner(
     say(format!("execgate {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION")))?;
     let usual = address.port() == 7171 && scheme == "http";
     let url = if usual { String::new() } else { format!(" --url {scheme}://{}", reached_at(address, hosts)) };
-    say(format!("try:          execgate exec{url} -- uname -a"))?;
+    // With tokens of the operator's own, only the user has one.
+    let (who, whose) = match token {
+        Some(_) => ("", ""),
+        None => ("EXECGATE_TOKEN=TOKEN ", "   (with a token of yours, or --cert and --key)"),
+    };
+    say(format!("try:          {who}execgate exec{url} -- uname -a{whose}"))?;
+    if scheme == "https" {
+        say(
+            "              a certificate of an authority that this system does not trust needs --ca FILE too",
+        )?;
+    }
     if let Some(admin) = server.admin_address() {
         say(format!("admin:        http://{admin}/metrics and /readyz, without asking who"))?;
     }

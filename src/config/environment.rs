@@ -8,8 +8,15 @@ use super::ConfigFailure;
 use super::layers::One;
 
 /// Variables that begin with the prefix and are no settings.
-const NOT_SETTINGS: [&str; 5] =
-    ["EXECGATE_CA", "EXECGATE_URL", "EXECGATE_TOKEN", "EXECGATE_TOKEN_FILE", "EXECGATE_JOB"];
+const NOT_SETTINGS: [&str; 7] = [
+    "EXECGATE_CA",
+    "EXECGATE_CERT",
+    "EXECGATE_KEY",
+    "EXECGATE_URL",
+    "EXECGATE_TOKEN",
+    "EXECGATE_TOKEN_FILE",
+    "EXECGATE_JOB",
+];
 
 /// What the environment says to this program.
 #[derive(Clone, Default)]

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use serde_json::json;
 
+use crate::support::pki::Pki;
 use crate::support::{Client, Gateway, PATIENCE, eventually, run};
 
 fn out(output: &Output) -> String {
@@ -144,13 +145,29 @@ fn a_shell_passes_on_its_exit_code_and_completions_are_printed() {
     assert_eq!(shell.wait_with_output().unwrap().status.code(), Some(5));
     let bash = gateway.cli(&["completions", "bash"]).output().unwrap();
     assert!(out(&bash).contains("complete -F"), "{}", out(&bash));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let lost = gateway.cli(&["completions", "bash"]).stdout(full).output().unwrap();
+    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
+    assert!(err(&lost).contains("standard output cannot be written"), "{lost:?}");
+}
+
+#[test]
+fn a_listing_whose_reader_went_away_ends_as_sigpipe_would() {
+    let gateway = Gateway::start();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let listed = gateway.cli(&["config", "show"]).stdout(writer).output().unwrap();
+    assert_eq!((listed.status.code(), err(&listed).as_str()), (Some(128 + 13), ""));
 }
 
 #[test]
 fn a_signal_that_ends_the_command_shows_in_the_exit_code() {
     let gateway = Gateway::start();
-    let killed = gateway.cli(&["exec", "--", "sh", "-c", "kill -TERM $$"]).output().unwrap();
-    assert_eq!(killed.status.code(), Some(128 + 15));
+    for (signal, number) in [("TERM", 15), ("34", 34)] {
+        let script = format!("kill -{signal} $$");
+        let killed = gateway.cli(&["exec", "--", "sh", "-c", &script]).output().unwrap();
+        assert_eq!(killed.status.code(), Some(128 + number), "{signal}");
+    }
 }
 
 #[test]
@@ -250,4 +267,100 @@ fn doctor_and_policy_check_tell_what_is_so() {
     assert!(out(&forced).contains("tier C"), "{}{}", out(&forced), err(&forced));
     let policies = Gateway::command(&directory).args(["policy", "check"]).output().unwrap();
     assert!(out(&policies).contains("builtin:command-rules"), "{}", err(&policies));
+}
+
+#[test]
+fn a_token_is_taken_from_the_flag_before_the_variables_and_a_wrong_one_is_told_by_where_it_is_from() {
+    let gateway = Gateway::start();
+    let named = |token: &str, file: &str| {
+        let mut command = gateway.cli(&["ps"]);
+        command.env("EXECGATE_TOKEN", token).env("EXECGATE_TOKEN_FILE", file);
+        command
+    };
+    let right = gateway.token();
+    let made = gateway.directory.path().join("execgate/token").display().to_string();
+    assert!(named(&right, "/nowhere").output().unwrap().status.success(), "the variable before its file");
+    assert!(named("", &made).output().unwrap().status.success(), "the file when there is no variable");
+    let flag = named("wrong", "/nowhere").args(["--token-file", &made]).output().unwrap();
+    assert!(flag.status.success(), "the flag before both: {flag:?}");
+    let wrong = named("wrong", &made).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(77), "{wrong:?}");
+    let said = err(&wrong);
+    assert!(said.contains("the token of EXECGATE_TOKEN") && !said.contains("another user"), "{said}");
+    let directory = gateway.cli(&["ps", "--token-file", "."]).output().unwrap();
+    assert!(err(&directory).contains("directory") && !err(&directory).contains("chmod"), "{directory:?}");
+}
+
+#[test]
+fn what_is_full_says_so_and_is_for_later() {
+    for full in ["[limits]\nconnections = 1\n", "[tenant.\"*\".limits]\nconnections = 1\n"] {
+        let gateway = Gateway::with(full);
+        run(async {
+            let _only = Client::connect(&gateway).await;
+            let refused = gateway.cli(&["ps"]).output().unwrap();
+            assert_eq!(refused.status.code(), Some(75), "{full}: {refused:?}");
+            let said = err(&refused);
+            assert!(said.contains("connections of the") && said.contains("limited to 1"), "{full}: {said}");
+            assert!(!said.contains('{') && !said.contains("shutting down"), "{full}: {said}");
+        });
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_right_is_told_as_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let ps = |arguments: &[&str]| {
+        let mut command = Gateway::command(&directory);
+        command.arg("ps").args(arguments).env("EXECGATE_TOKEN", "x").output().unwrap()
+    };
+    let port = ps(&["--url", "http://127.0.0.1:99999"]);
+    assert_eq!(port.status.code(), Some(2), "{port:?}");
+    assert!(err(&port).contains("a port is a number from 1 to 65535"), "{port:?}");
+    let empty = directory.path().join("empty.pem");
+    for text in ["", "no certificate\n"] {
+        std::fs::write(&empty, text).unwrap();
+        let ca = ps(&["--url", "https://127.0.0.1:1", "--ca", empty.to_str().unwrap()]);
+        assert_eq!(ca.status.code(), Some(2), "{ca:?}");
+        assert!(err(&ca).contains("holds no certificate in PEM"), "{ca:?}");
+    }
+}
+
+#[test]
+fn a_client_certificate_is_shown_and_http_to_a_tls_port_says_which_url_to_use() {
+    let pki = Pki::make();
+    let mapped = "[auth.mtls.builder]\nname = \"uri:spiffe://acme/builder\"\ntenant = \"acme\"\nsubject = \"builder\"\n";
+    let gateway = Gateway::with(&format!("{}{mapped}", pki.tls()));
+    let banner = gateway.banner.join("\n");
+    assert!(banner.contains("EXECGATE_TOKEN=TOKEN") && banner.contains("--ca FILE"), "{banner}");
+    let path = |name| pki.path(name).display().to_string();
+    let (ca, cert, key) = (path("ca.pem"), path("builder.pem"), path("builder.key"));
+    let shown = gateway.cli(&["ps", "--ca", &ca, "--cert", &cert, "--key", &key]).output().unwrap();
+    assert!(shown.status.success(), "{shown:?}");
+    let by_variables = gateway
+        .cli(&["ps"])
+        .env("EXECGATE_CA", &ca)
+        .env("EXECGATE_CERT", &cert)
+        .env("EXECGATE_KEY", &key)
+        .output()
+        .unwrap();
+    assert!(by_variables.status.success(), "{by_variables:?}");
+    let half = gateway.cli(&["ps", "--ca", &ca, "--cert", &cert]).output().unwrap();
+    assert!(half.status.code() == Some(2) && err(&half).contains("--key"), "{half:?}");
+    let url = format!("http://{}", gateway.address());
+    let plain = gateway.cli(&["ps", "--url", &url]).env("EXECGATE_TOKEN", "x").output().unwrap();
+    assert_eq!(plain.status.code(), Some(69), "{plain:?}");
+    assert!(err(&plain).contains("https://") && !err(&plain).contains("execgate serve"), "{plain:?}");
+}
+
+#[test]
+fn a_session_that_may_not_be_detached_is_not_told_to_end_some() {
+    let gateway = Gateway::with(
+        "[policy.rules]\nmodule = \"builtin:command-rules\"\n[policy.sessions]\nmodule = \"builtin:session-quota\"\nsettings = { detach_ttl_ms = 0 }\n",
+    );
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let refused = client.call("session.open", json!({"on_disconnect": "detach"})).await.unwrap_err();
+        let said = refused["message"].as_str().unwrap();
+        assert!(said.contains("the limit is 0") && !said.contains("end some"), "{said}");
+    });
 }

@@ -23,6 +23,7 @@ mod examples;
 mod exhaustion;
 mod faults;
 mod followers;
+mod following;
 mod foreign_clients;
 mod frozen;
 mod generations;
