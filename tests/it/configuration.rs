@@ -17,72 +17,74 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What is wrong, and words of what is said of it.
+const WRONG: &[(&str, &[&str])] = &[
+    ("[limits]\n\nsesions = 3\n", &["test.toml:3", "limits.sesions", "did you mean \"sessions\"?"]),
+    ("[limit]\njobs = 3\n", &["test.toml:1", "limit", "\"limits\""]),
+    ("[drain]\ngrace = 10\n", &["test.toml:2", "drain.grace", "unit", "30s"]),
+    ("[streams]\nring = \"64KB\"\n", &["test.toml:2", "streams.ring", "KiB"]),
+    (
+        "[audit]\nsync = \"often\"\n",
+        &["test.toml:2", "audit.sync", "\"often\" is none of \"none\", \"1s\", \"always\""],
+    ),
+    ("[limits]\njobs = -1\n", &["test.toml:2", "limits.jobs", "up to 4294967295", "a negative number"]),
+    ("[limits]\njobs = \"many\"\n", &["test.toml:2", "limits.jobs", "a whole number", "not a text"]),
+    ("[jobs]\nenv = \"x\"\n", &["test.toml:2", "jobs.env: must be a table, not a text"]),
+    (
+        "[containment]\nforce = \"D\"\n",
+        &["test.toml:2", "containment.force", "`D`", "`A`, `A'`, `B`, `C`; or \"auto\""],
+    ),
+    ("[containment]\nforce = 3\n", &["test.toml:2", "containment.force: must be a word; or \"auto\""]),
+    (
+        "[containment]\nrequire = \"best\"\n",
+        &["test.toml:2", "containment.require", "`exact` or `best_effort`; or \"auto\""],
+    ),
+    ("[limits]\nmemory = \"64KB\"\n", &["test.toml:2", "limits.memory", "KiB", "or \"auto\""]),
+    ("[jobs]\nallow_root = 3\n", &["test.toml:2", "jobs.allow_root: must be true or false; or \"auto\""]),
+    ("containment = \"exact\"\n", &["test.toml:1", "containment", "a section: [containment]"]),
+    ("[limits]\njobs = 1\n[limits\n", &["test.toml:3"]),
+    ("[limits]\njobs = 1\n[limits]\nsessions = 1\n", &["test.toml:3", "duplicate"]),
+    ("[limits]\njobs = 99999999999\n", &["test.toml:2", "limits.jobs"]),
+    ("[limits]\nsessions = \"unlimited\"\n", &["test.toml:2", "limits.sessions"]),
+    ("[tenant.a.limits]\njobs = 257\n", &["tenant.a.limits.jobs", "257", "256", "limits.jobs"]),
+    ("[tenant.a.limits]\nwall = \"-1s\"\n", &["test.toml:2", "tenant.a.limits.wall"]),
+    ("[server]\nadmin_listen = \"0.0.0.0:1\"\n", &["server.admin_listen", "127.0.0.1"]),
+    ("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]\n", &["server.trusted_proxies", "10.0.0.0/40"]),
+    ("[server.tls]\ncert = \"x.pem\"\n", &["server.tls", "cert and key"]),
+    ("[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\ntenant = \"t\"\n", &["auth.jwt", "no key"]),
+    ("[auth.mtls.x]\nname = \"x\"\ntenant = \"t\"\nsubject = \"s\"\n", &["auth.mtls", "client_ca"]),
+    ("[auth]\non_expiry = \"ignore\"\n", &["test.toml:2", "auth.on_expiry", "end"]),
+    (
+        "[server]\nlisten = \"0.0.0.0:1\"\nhosts = [\"h\"]\ntrusted_proxies = [\"10.0.0.1\"]\n",
+        &["server.listen", "auth.token", "policy.NAME"],
+    ),
+    ("[server]\nlisten = \"0.0.0.0:7171\"\n", &["server.listen", "TLS"]),
+    (
+        "[server]\nlisten = \"0.0.0.0:7171\"\n[policy.off]\nmodule = \"builtin:command-rules\"\nenabled = false\n",
+        &["server.listen", "policy.NAME"],
+    ),
+    ("[tenant.a.identity]\nuid = 1\ngid = 1\nhome = \"x\"\n", &["tenant.a.identity.home", "absolute"]),
+    ("[policy.Rules]\nmodule = \"builtin:command-rules\"\n", &["\"Rules\"", "a-z"]),
+    ("[policy.rules]\nmodule = \"builtin:no-rules\"\n", &["rules", "no-rules", "command-rules"]),
+    (
+        "[policy.rules]\nmodule = \"builtin:command-rules\"\nsettings = { prest = \"x\" }\n",
+        &["rules", "prest", "preset"],
+    ),
+    (
+        "[auth.token.x]\nsha256 = \"12\"\ntenant = \"a\"\nsubject = \"b\"\n",
+        &["auth.token.x.sha256", "sha256sum"],
+    ),
+    (
+        "[auth.token.x]\nsha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\ntenant = \"a\"\n\
+             subject = \"b\\nc\"\n",
+        &["auth.token.x.subject", "control characters"],
+    ),
+];
+
 #[test]
 fn a_wrong_key_or_value_is_told_with_its_line_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
-    let table: &[(&str, &[&str])] = &[
-        ("[limits]\n\nsesions = 3\n", &["test.toml:3", "limits.sesions", "did you mean \"sessions\"?"]),
-        ("[limit]\njobs = 3\n", &["test.toml:1", "limit", "\"limits\""]),
-        ("[drain]\ngrace = 10\n", &["test.toml:2", "drain.grace", "unit", "30s"]),
-        ("[streams]\nring = \"64KB\"\n", &["test.toml:2", "streams.ring", "KiB"]),
-        (
-            "[audit]\nsync = \"often\"\n",
-            &["test.toml:2", "audit.sync", "\"often\" is none of \"none\", \"1s\", \"always\""],
-        ),
-        ("[limits]\njobs = -1\n", &["test.toml:2", "limits.jobs", "up to 4294967295", "a negative number"]),
-        ("[limits]\njobs = \"many\"\n", &["test.toml:2", "limits.jobs", "a whole number", "not a text"]),
-        ("[jobs]\nenv = \"x\"\n", &["test.toml:2", "jobs.env: must be a table, not a text"]),
-        (
-            "[containment]\nforce = \"D\"\n",
-            &["test.toml:2", "containment.force", "`D`", "`A`, `A'`, `B`, `C`; or \"auto\""],
-        ),
-        ("[containment]\nforce = 3\n", &["test.toml:2", "containment.force: must be a word; or \"auto\""]),
-        (
-            "[containment]\nrequire = \"best\"\n",
-            &["test.toml:2", "containment.require", "`exact` or `best_effort`; or \"auto\""],
-        ),
-        ("[limits]\nmemory = \"64KB\"\n", &["test.toml:2", "limits.memory", "KiB", "or \"auto\""]),
-        ("[jobs]\nallow_root = 3\n", &["test.toml:2", "jobs.allow_root: must be true or false; or \"auto\""]),
-        ("containment = \"exact\"\n", &["test.toml:1", "containment", "a section: [containment]"]),
-        ("[limits]\njobs = 1\n[limits\n", &["test.toml:3"]),
-        ("[limits]\njobs = 1\n[limits]\nsessions = 1\n", &["test.toml:3", "duplicate"]),
-        ("[limits]\njobs = 99999999999\n", &["test.toml:2", "limits.jobs"]),
-        ("[limits]\nsessions = \"unlimited\"\n", &["test.toml:2", "limits.sessions"]),
-        ("[tenant.a.limits]\njobs = 257\n", &["tenant.a.limits.jobs", "257", "256", "limits.jobs"]),
-        ("[tenant.a.limits]\nwall = \"-1s\"\n", &["test.toml:2", "tenant.a.limits.wall"]),
-        ("[server]\nadmin_listen = \"0.0.0.0:1\"\n", &["server.admin_listen", "127.0.0.1"]),
-        ("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]\n", &["server.trusted_proxies", "10.0.0.0/40"]),
-        ("[server.tls]\ncert = \"x.pem\"\n", &["server.tls", "cert and key"]),
-        ("[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\ntenant = \"t\"\n", &["auth.jwt", "no key"]),
-        ("[auth.mtls.x]\nname = \"x\"\ntenant = \"t\"\nsubject = \"s\"\n", &["auth.mtls", "client_ca"]),
-        ("[auth]\non_expiry = \"ignore\"\n", &["test.toml:2", "auth.on_expiry", "end"]),
-        (
-            "[server]\nlisten = \"0.0.0.0:1\"\nhosts = [\"h\"]\ntrusted_proxies = [\"10.0.0.1\"]\n",
-            &["server.listen", "auth.token", "policy.NAME"],
-        ),
-        ("[server]\nlisten = \"0.0.0.0:7171\"\n", &["server.listen", "TLS"]),
-        (
-            "[server]\nlisten = \"0.0.0.0:7171\"\n[policy.off]\nmodule = \"builtin:command-rules\"\nenabled = false\n",
-            &["server.listen", "policy.NAME"],
-        ),
-        ("[tenant.a.identity]\nuid = 1\ngid = 1\nhome = \"x\"\n", &["tenant.a.identity.home", "absolute"]),
-        ("[policy.Rules]\nmodule = \"builtin:command-rules\"\n", &["\"Rules\"", "a-z"]),
-        ("[policy.rules]\nmodule = \"builtin:no-rules\"\n", &["rules", "no-rules", "command-rules"]),
-        (
-            "[policy.rules]\nmodule = \"builtin:command-rules\"\nsettings = { prest = \"x\" }\n",
-            &["rules", "prest", "preset"],
-        ),
-        (
-            "[auth.token.x]\nsha256 = \"12\"\ntenant = \"a\"\nsubject = \"b\"\n",
-            &["auth.token.x.sha256", "sha256sum"],
-        ),
-        (
-            "[auth.token.x]\nsha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\ntenant = \"a\"\n\
-             subject = \"b\\nc\"\n",
-            &["auth.token.x.subject", "control characters"],
-        ),
-    ];
-    for (toml, words) in table {
+    for (toml, words) in WRONG {
         let output = check(&directory, toml);
         assert!(!output.status.success(), "accepted: {toml}");
         for word in *words {

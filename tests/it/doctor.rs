@@ -103,9 +103,10 @@ fn a_start_warns_of_limits_that_this_host_cannot_keep_for_a_job() {
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
             let warned = |line: &String| line.starts_with("warning:") && line.contains("no pids controller");
             let mut banner = Vec::new();
-            while let Some(line) = lines.next() {
+            for line in &mut lines {
+                let is_last = line.starts_with("memory:");
                 banner.push(line);
-                if banner.last().is_some_and(|line| line.starts_with("memory:")) {
+                if is_last {
                     break;
                 }
             }

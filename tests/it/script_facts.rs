@@ -37,7 +37,7 @@ const FOLDERS: [&str; 9] = ["bin", "other", "10", "11", "63", "-s", "-u", "x+=",
 /// A folder of programs, each of which writes down its name and then is what it is called.
 fn traced(directory: &Path) -> PathBuf {
     let bin = directory.join("bin");
-    FOLDERS.map(|folder| fs::create_dir(directory.join(folder)).unwrap());
+    FOLDERS.iter().for_each(|folder| fs::create_dir(directory.join(folder)).unwrap());
     for (path, name) in BAIT {
         let path = directory.join(path);
         // The path may begin like an option.
