@@ -35,7 +35,7 @@ pub enum GuardFailure {
         error: Error,
     },
     /// A directory, a pipe, a device: it may never end.
-    #[error("{} is no regular file; copy what it holds into one", .0.display())]
+    #[error("{} is no regular file but a directory, a pipe or a device; name one that is", .0.display())]
     NoFile(PathBuf),
     /// Somebody else could change it.
     #[error("{} can be changed by others ({why}); make it safe with: {remedy}", path.display())]

@@ -182,7 +182,8 @@ impl<'a> Watch<'a> {
 
     /// The leader is dead; what is left of the tree may still write, within bounds.
     async fn until_drained(&mut self, settings: &stream::Settings) {
-        if self.ending.borrow().is_some() {
+        // Seen now: a leader that is gone at once leaves the mark of the first look.
+        if self.ending.borrow_and_update().is_some() {
             return;
         }
         self.wall.pause(false);

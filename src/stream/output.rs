@@ -128,7 +128,7 @@ pub(super) struct State {
     /// Bytes that may still come.
     allowance: Option<u64>,
     /// Until when the write viewer that was announced is waited for.
-    awaited: Option<Instant>,
+    pub(super) awaited: Option<Instant>,
     /// Its part of the budget, until only the tail is kept.
     share: Option<Share>,
     pub(super) owed: Debt,
@@ -288,30 +288,6 @@ impl Output {
     /// it has come, or [`SEATING`] is over.
     pub fn await_writer(&self) {
         self.lock().awaited = Some(Instant::now() + SEATING);
-    }
-
-    /// The job is another's from now on, or waits for its owner: no write viewer is awaited, the one that `leaving` wakes
-    /// observes, and what it has not got is owed to the next owner until the debt is [forgiven](Output::forgive).
-    pub fn change_hands(&self, leaving: Option<&Arc<Notify>>) {
-        let mut state = self.lock();
-        let State { stock, viewers, .. } = &mut *state;
-        let writer = viewers.iter_mut().map(|seat| &mut seat.cursor).find(|c| c.kind == ViewKind::Write);
-        let owed = match writer {
-            None => true,
-            Some(cursor) if leaving.is_some_and(|wake| cursor.waker.is_of(wake)) => {
-                cursor.kind = ViewKind::Observe;
-                cursor.waker.wake();
-                !cursor.is_through(stock)
-            }
-            // The next owner's, who came first.
-            Some(_) => false,
-        };
-        state.awaited = None;
-        if owed {
-            state.owed = Debt::Owed;
-        }
-        drop(state);
-        self.viewers_changed();
     }
 
     /// What it was granted.

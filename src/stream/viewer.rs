@@ -99,6 +99,30 @@ impl Output {
         Ok(Viewer { output: self.clone(), number, awake })
     }
 
+    /// The job is another's from now on, or waits for its owner: no write viewer is awaited, the one that `leaving` wakes
+    /// observes, and what it has not got is owed to the next owner until the debt is [forgiven](Output::forgive).
+    pub fn change_hands(&self, leaving: Option<&Arc<Notify>>) {
+        let mut state = self.lock();
+        let State { stock, viewers, .. } = &mut *state;
+        let writer = viewers.iter_mut().map(|seat| &mut seat.cursor).find(|c| c.kind == ViewKind::Write);
+        let owed = match writer {
+            None => true,
+            Some(cursor) if leaving.is_some_and(|wake| cursor.waker.is_of(wake)) => {
+                cursor.kind = ViewKind::Observe;
+                cursor.waker.wake();
+                !cursor.is_through(stock)
+            }
+            // The next owner's, who came first.
+            Some(_) => false,
+        };
+        state.awaited = None;
+        if owed {
+            state.owed = Debt::Owed;
+        }
+        drop(state);
+        self.viewers_changed();
+    }
+
     fn starts(&self, state: &State, from: &[(StreamName, u64)]) -> Result<Vec<(Source, u64)>, ViewError> {
         let plumbing = self.terms().plumbing;
         let check = |&(stream, asked): &(StreamName, u64)| {

@@ -288,7 +288,10 @@ fn a_token_is_taken_from_the_flag_before_the_variables_and_a_wrong_one_is_told_b
     let said = err(&wrong);
     assert!(said.contains("the token of EXECGATE_TOKEN") && !said.contains("another user"), "{said}");
     let directory = gateway.cli(&["ps", "--token-file", "."]).output().unwrap();
-    assert!(err(&directory).contains("directory") && !err(&directory).contains("chmod"), "{directory:?}");
+    assert!(
+        err(&directory).contains("no regular file but a directory") && !err(&directory).contains("chmod"),
+        "{directory:?}"
+    );
 }
 
 #[test]

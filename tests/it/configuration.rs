@@ -403,7 +403,7 @@ fn a_pipe_where_a_file_belongs_is_refused_at_once() {
     ] {
         let output = check(&directory, &toml);
         assert!(!output.status.success());
-        assert!(said(&output).contains("it is no regular file"), "{}", said(&output));
+        assert!(said(&output).contains("is no regular file"), "{}", said(&output));
     }
 }
 
