@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Gateway, needs};
+use crate::support::{Gateway, needs_root};
 
 fn is_root() -> bool {
     nix::unistd::Uid::effective().is_root()
@@ -40,7 +40,7 @@ fn notes(value: &Value) -> String {
 #[test]
 fn each_tier_that_is_forced_is_the_one_that_is_told() {
     for nobody in [false, true] {
-        if nobody && !is_root() {
+        if nobody && !needs_root() {
             continue;
         }
         let ordinary = nobody || !is_root();
@@ -90,7 +90,7 @@ fn a_terminal_that_jobs_could_open_is_told() {
 #[test]
 fn a_start_warns_of_limits_that_this_host_cannot_keep_for_a_job() {
     for nobody in [false, true] {
-        if nobody && !needs(is_root(), "another user's gateway takes root") {
+        if nobody && !needs_root() {
             continue;
         }
         let lacking = notes(&json(&doctor(nobody, &["--json"]))).contains("no pids controller");
@@ -119,7 +119,7 @@ fn a_start_warns_of_limits_that_this_host_cannot_keep_for_a_job() {
 
 #[test]
 fn an_ordinary_user_is_told_the_step_to_the_better_tier() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let value = json(&doctor(true, &["--json"]));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, needs, run, until};
 
 /// Everything that has come, and not been taken, by the time the connection has answered once more.
 async fn rest(client: &mut Client) -> Vec<Value> {
@@ -250,10 +250,9 @@ fn what_the_kernel_will_not_give_up_is_kill_pending_stays_charged_and_is_followe
         let mut client = Client::connect(&gateway).await;
         let started = client.call("job.start", json!({"argv": ["sleep", "1000"]})).await.unwrap();
         let job = started["job"].as_str().unwrap().to_owned();
-        let Some(freezer) = Freezer::holding(started["pid"].as_i64().unwrap() as i32) else {
-            eprintln!("NOTE: NOT SHOWN HERE: no v1 freezer can be written");
-            return;
-        };
+        let freezer = Freezer::holding(started["pid"].as_i64().unwrap() as i32);
+        needs(freezer.is_some(), "no v1 freezer can be written");
+        let Some(freezer) = freezer else { return };
         let killed = client.call("job.kill", json!({"job": job})).await.unwrap();
         assert_eq!(killed["survivors"], 1, "{killed}");
         let closed = client.event_of("job.closed", &job).await;
@@ -265,10 +264,10 @@ fn what_the_kernel_will_not_give_up_is_kill_pending_stays_charged_and_is_followe
         assert_eq!((status["state"].as_str(), status["survivors"].as_u64()), (Some("closed"), Some(1)));
         assert_eq!(client.refused("job.start", json!({"argv": ["true"]})).await, "limit_exceeded");
         freezer.turn("THAWED").unwrap();
-        let since = std::time::Instant::now();
-        while client.call("job.get", json!({"job": job})).await.unwrap()["survivors"] != 0 {
-            assert!(since.elapsed() < PATIENCE, "it is never gone");
-        }
+        until("it is gone", async || {
+            client.call("job.get", json!({"job": job})).await.unwrap()["survivors"] == 0
+        })
+        .await;
         let next = client.start(&["true"]).await;
         client.event_of("job.closed", &next).await;
         // It was told once.

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::authentication::{token_table, with_token};
-use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, needs, proc, run};
 use crate::transport::get;
 
 /// A file system of so many bytes; unmounted on drop. `None` where we may not mount.
@@ -28,8 +28,7 @@ impl Small {
             nix::mount::MsFlags::empty(),
             Some(options.as_str()),
         );
-        if mounted.is_err() {
-            eprintln!("NOTE: NOT SHOWN HERE: a full disk is a small tmpfs, and we may not mount one");
+        if !needs(mounted.is_ok(), "a full disk is a small tmpfs, and we may not mount one") {
             return None;
         }
         Some(Self { directory })
@@ -224,9 +223,7 @@ impl Cage {
             let cage = Self { group, limit, events };
             cage.group.join(limit).exists().then_some(cage)
         });
-        if made.is_none() {
-            eprintln!("NOTE: NOT SHOWN HERE: no memory group can be made, so nobody is killed for memory");
-        }
+        needs(made.is_some(), "no memory group can be made, so nobody is killed for memory");
         made
     }
 

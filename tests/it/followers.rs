@@ -1,12 +1,12 @@
 //! What a connection is told of jobs when it looks away, loses its session or breaks off, and what others have of them then.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, run, until};
 
 const QUOTA: &str = "[policy.commands]\nmodule = \"builtin:command-rules\"\nsettings = { preset = \"unrestricted\" }\n\
     [policy.quota]\nmodule = \"builtin:session-quota\"\nsettings = { idle_ms = 1500 }\n";
@@ -21,13 +21,6 @@ async fn detachable(client: &mut Client) -> String {
 async fn produced(client: &mut Client, job: &str) -> u64 {
     let status = client.call("job.get", json!({"job": job})).await.unwrap();
     status["streams"]["stdout"]["next"].as_u64().unwrap()
-}
-
-async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let since = Instant::now();
-    while !so().await {
-        assert!(since.elapsed() < PATIENCE, "not in time: {what}");
-    }
 }
 
 #[test]

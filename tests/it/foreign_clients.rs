@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::Gateway;
+use crate::support::{Gateway, needs};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -39,21 +39,17 @@ fn drives(name: &str, script: &str) {
 
 #[test]
 fn python_websockets_drives_both_planes() {
-    if !works(program("python3").args(["-c", "import websockets"])) {
-        return eprintln!(
-            "NOTE: NOT SHOWN HERE: no python3 with `websockets`: pip install --target target/clients/python websockets"
-        );
+    let there = works(program("python3").args(["-c", "import websockets"]));
+    if needs(there, "no python3 with `websockets`: pip install --target target/clients/python websockets") {
+        drives("python3", "client.py");
     }
-    drives("python3", "client.py");
 }
 
 #[test]
 fn node_drives_both_planes() {
     let some = "try { require('ws') } catch { if (!globalThis.WebSocket) process.exit(1) }";
-    if !works(program("node").args(["-e", some])) {
-        return eprintln!(
-            "NOTE: NOT SHOWN HERE: no node with `ws` or a WebSocket of its own: npm install --prefix target/clients ws"
-        );
+    let there = works(program("node").args(["-e", some]));
+    if needs(there, "no node with `ws` or a WebSocket of its own: npm install --prefix target/clients ws") {
+        drives("node", "client.js");
     }
-    drives("node", "client.js");
 }

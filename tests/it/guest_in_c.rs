@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use wit_component::{StringEncoding, metadata};
 use wit_parser::Resolve;
 
-use crate::support::{Client, Gateway, run, tenants};
+use crate::support::{Client, Gateway, needs, run, tenants};
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/examples/c-terminal")
@@ -21,10 +21,8 @@ fn example() -> PathBuf {
 fn built(directory: &TempDir) -> Option<PathBuf> {
     let there =
         |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    if !there("clang") || !there("wasm-ld") {
-        eprintln!(
-            "NOTE: NOT TESTED: there is no clang or no wasm-ld, so the policy in C was not built (apt-get install clang lld)"
-        );
+    let both = there("clang") && there("wasm-ld");
+    if !needs(both, "the policy in C takes clang and wasm-ld (apt-get install clang lld)") {
         return None;
     }
     let module = directory.path().join("terminal_group.wasm");

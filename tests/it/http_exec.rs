@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::http::Exchange;
 use crate::support::pki::Pki;
-use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run, until};
 use crate::transport::speak;
 
 async fn exec(gateway: &Gateway, body: Value) -> Exchange {
@@ -265,19 +265,10 @@ fn an_execution_is_charged_and_counted_as_any_job() {
         assert_eq!((refused.status, refused.json().await["error"]["data"]["limit"].is_string()), (503, true));
         client.call("job.kill", json!({"job": job})).await.unwrap();
         assert_eq!(waited(&gateway, json!({"argv": ["true"]})).await["code"], 0);
-        let sessions = || async { client_sessions(&gateway).await };
-        assert_eq!(sessions().await, 1, "the session of a finished request is gone with it");
+        until("the session of a finished request is gone with it", async || {
+            let list = client.call("session.list", json!({})).await.unwrap();
+            list["sessions"].as_array().unwrap().len() == 1
+        })
+        .await;
     });
-}
-
-async fn client_sessions(gateway: &Gateway) -> usize {
-    let mut client = Client::connect(gateway).await;
-    let since = std::time::Instant::now();
-    loop {
-        let list = client.call("session.list", json!({})).await.unwrap();
-        let count = list["sessions"].as_array().unwrap().len();
-        if count <= 1 || since.elapsed() > PATIENCE {
-            return count;
-        }
-    }
 }

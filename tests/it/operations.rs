@@ -8,18 +8,8 @@ use serde_json::{Value, json};
 
 use crate::authentication::{answer, refused, token_table, with_token};
 use crate::support::guest::Guest;
-use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, proc, run, until};
 use crate::transport::get;
-
-/// Waits, within an async test, until an async question is answered by yes.
-async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
-    let since = Instant::now();
-    let mut tick = tokio::time::interval(Duration::from_millis(20));
-    while !so().await {
-        assert!(since.elapsed() < PATIENCE, "not in time: {what}");
-        tick.tick().await;
-    }
-}
 
 fn lines(gateway: &Gateway, word: &str) -> usize {
     gateway.log().matches(word).count()

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authentication::{refused, token_table, with_token};
 use crate::support::http::Exchange;
 use crate::support::raw::Raw;
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, run, until};
 use crate::transport::speak;
 
 /// No policy in the way, so that the ceilings of the core are what is met.
@@ -47,10 +47,7 @@ fn a_server_full_of_connections_answers_503_with_retry_after() {
         }
         assert_eq!(refused(Client::with(&gateway, &[]).await), 503, "and so for a WebSocket");
         drop(first);
-        let since = Instant::now();
-        while Client::with(&gateway, &[]).await.is_err() {
-            assert!(since.elapsed() < PATIENCE, "the place never came back");
-        }
+        until("the place comes back", async || Client::with(&gateway, &[]).await.is_ok()).await;
     });
 }
 
@@ -116,10 +113,7 @@ fn a_tenants_connections_have_a_ceiling_and_another_tenant_gets_in() {
         let mut bob = with_token(&gateway, "bob").await.unwrap();
         bob.start(&["true"]).await;
         drop(ada);
-        let since = Instant::now();
-        while with_token(&gateway, "ada").await.is_err() {
-            assert!(since.elapsed() < PATIENCE, "the place never came back");
-        }
+        comes_in(&gateway, "ada").await;
     });
 }
 
@@ -157,10 +151,7 @@ fn every_connection_on_which_a_caller_has_shown_itself_takes_one_place_of_its_te
 
 /// Waits for a place.
 async fn comes_in(gateway: &Gateway, token: &str) {
-    let since = Instant::now();
-    while with_token(gateway, token).await.is_err() {
-        assert!(since.elapsed() < PATIENCE, "the place never came back");
-    }
+    until("the place comes back", async || with_token(gateway, token).await.is_ok()).await;
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::exhaustion::runtime_threads;
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, needs, run};
 use crate::transport::get;
 
 /// The workers of a gateway, stopped by this thread; they go on when it is dropped, or when the thread ends.
@@ -23,8 +23,8 @@ impl Stopped {
     fn workers(gateway: &Gateway) -> Option<Self> {
         let mut stopped = Self(Vec::new());
         for worker in runtime_threads(gateway.pid()).into_iter().map(Pid::from_raw) {
-            if let Err(errno) = ptrace::seize(worker, ptrace::Options::empty()) {
-                eprintln!("NOTE: NOT SHOWN HERE: workers are stopped by ptrace, and we may not: {errno}");
+            let seized = ptrace::seize(worker, ptrace::Options::empty());
+            if !needs(seized.is_ok(), "workers are stopped by ptrace, and we may not") {
                 return None;
             }
             stopped.0.push(worker);

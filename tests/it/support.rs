@@ -15,20 +15,30 @@ pub mod tenants;
 
 pub use client::Client;
 pub use gateway::Gateway;
-pub use needs::needs;
+pub use needs::{needs, needs_root};
 
 use std::time::{Duration, Instant};
 
 /// Long enough for anything that works, on a busy machine of two cores.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits until something is so; the only place where tests look again and again.
+/// Waits until something is so. Here and in [`until`] alone tests look again and again.
 #[track_caller]
 pub fn eventually(within: Duration, what: &str, mut so: impl FnMut() -> bool) -> Duration {
     let since = Instant::now();
     while !so() {
         assert!(since.elapsed() < within, "not within {within:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+    since.elapsed()
+}
+
+/// The same for a question that is itself asked asynchronously.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) -> Duration {
+    let since = Instant::now();
+    while !so().await {
+        assert!(since.elapsed() < PATIENCE, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     since.elapsed()
 }

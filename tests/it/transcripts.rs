@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Frame;
 use crate::support::guest::Guest;
-use crate::support::{Client, Gateway, run};
+use crate::support::{Client, Gateway, needs, run};
 use crate::transport::get;
 
 /// Told only where no client can bring it about, as PROTOCOL.md says: a fault of the gateway itself.
@@ -78,12 +78,8 @@ impl Run {
             "break-spawning" => {
                 let root = self.gateway.banner.iter().find_map(|l| l.split(" below ").nth(1));
                 let switch = root.map(|root| Path::new(root).join("cgroup.max.descendants"));
-                if switch.is_none_or(|switch| fs::write(switch, "0").is_err()) {
-                    eprintln!(
-                        "NOTE: NOT SHOWN HERE: spawning is broken by a cgroup, and no cgroup2 is writable"
-                    );
-                    return false;
-                }
+                let broken = switch.is_some_and(|switch| fs::write(switch, "0").is_ok());
+                return needs(broken, "spawning is broken by a cgroup, and no cgroup2 is writable");
             }
             other => panic!("what is @{other}?"),
         }

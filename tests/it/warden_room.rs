@@ -26,6 +26,8 @@ use nix::errno::Errno;
 use nix::libc;
 use tokio::io::Interest;
 
+use crate::support::{needs, needs_root};
+
 const NOBODY: u32 = 65534;
 
 fn nobody() -> Identity {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::support::{Client, Gateway, PATIENCE, eventually, needs, run, until};
 use crate::transport::get;
 
 #[test]
@@ -43,19 +43,17 @@ fn no_job_limit() {
 
 /// A cgroup that allows no more groups below it makes every leaf fail: a fault of ours, not of the client.
 fn break_spawning(gateway: &Gateway) -> Option<std::path::PathBuf> {
-    let root = gateway.banner.iter().find_map(|line| line.split(" below ").nth(1))?;
-    let switch = std::path::Path::new(root).join("cgroup.max.descendants");
-    std::fs::write(&switch, "0").ok()?;
-    Some(switch)
+    let root = gateway.banner.iter().find_map(|line| line.split(" below ").nth(1));
+    let switch = root.map(|root| std::path::Path::new(root).join("cgroup.max.descendants"));
+    let broken = switch.filter(|switch| std::fs::write(switch, "0").is_ok());
+    needs(broken.is_some(), "spawning is broken by a cgroup, and no cgroup2 is writable").then_some(broken?)
 }
 
 #[test]
 fn failing_operations_retried_for_ever_no_circuit_breaker() {
     let config = "[breaker]\nrest = \"300ms\"\n";
     let gateway = Gateway::with(config);
-    let Some(switch) = break_spawning(&gateway) else {
-        return eprintln!("NOTE: NOT SHOWN HERE: spawning is broken by a cgroup, and no cgroup2 is writable");
-    };
+    let Some(switch) = break_spawning(&gateway) else { return };
     run(async {
         let mut client = Client::connect(&gateway).await;
         let mut kinds = Vec::new();
@@ -65,21 +63,16 @@ fn failing_operations_retried_for_ever_no_circuit_breaker() {
             get(&gateway, "/readyz").await;
         }
         assert!(kinds.contains(&"spawn_failed".to_owned()), "{kinds:?}");
-        eventually(PATIENCE, "the breaker opens", || {
-            tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(async {
-                    let ready = get(&gateway, "/readyz").await.1;
-                    ready.contains("spawn: open") || ready.contains("\"breakers\":{\"detail\":\"spawn")
-                })
-            })
-        });
+        until("the breaker opens", async || {
+            let ready = get(&gateway, "/readyz").await.1;
+            ready.contains("spawn: open") || ready.contains("\"breakers\":{\"detail\":\"spawn")
+        })
+        .await;
         std::fs::write(&switch, "max").unwrap();
-        eventually(PATIENCE, "it closes by a real success", || {
-            tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current()
-                    .block_on(async { client.call("job.start", json!({"argv": ["true"]})).await.is_ok() })
-            })
-        });
+        until("it closes by a real success", async || {
+            client.call("job.start", json!({"argv": ["true"]})).await.is_ok()
+        })
+        .await;
     });
 }
 
@@ -89,21 +82,12 @@ fn a_health_endpoint_that_does_not_check_that_processes_can_be_spawned() {
     run(async {
         let (status, body) = get(&gateway, "/readyz").await;
         assert_eq!(status, 200, "{body}");
-        let Some(switch) = break_spawning(&gateway) else {
-            return eprintln!(
-                "NOTE: NOT SHOWN HERE: spawning is broken by a cgroup, and no cgroup2 is writable"
-            );
-        };
-        let ready = || {
-            tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(get(&gateway, "/readyz")).0
-            })
-        };
-        let took = eventually(PATIENCE, "readyz fails", || ready() == 503);
+        let Some(switch) = break_spawning(&gateway) else { return };
+        let took = until("readyz fails", async || get(&gateway, "/readyz").await.0 == 503).await;
         eprintln!("spawning broken -> not ready: {took:?}");
         assert_eq!(get(&gateway, "/livez").await.0, 200);
         std::fs::write(&switch, "max").unwrap();
-        let took = eventually(PATIENCE, "readyz recovers by itself", || ready() == 200);
+        let took = until("readyz recovers by itself", async || get(&gateway, "/readyz").await.0 == 200).await;
         eprintln!("spawning mended -> ready: {took:?}");
     });
 }

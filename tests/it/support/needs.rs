@@ -15,3 +15,9 @@ pub fn needs(has: bool, what: &str) -> bool {
     }
     has
 }
+
+/// The same for what takes root.
+#[track_caller]
+pub fn needs_root() -> bool {
+    needs(nix::unistd::geteuid().is_root(), "it takes root")
+}

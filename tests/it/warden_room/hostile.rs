@@ -167,7 +167,7 @@ pub(super) fn as_nobody(group: Option<&std::path::Path>) -> Program {
 
 #[test]
 fn no_hostile_tree_of_an_ordinary_user_outlives_its_job_in_tier_b() {
-    if is_root() {
+    if needs_root() {
         let mut child = as_nobody(None);
         child.env("TIER", "B");
         alone("hostile::ordinary_user_child", child);
@@ -176,7 +176,7 @@ fn no_hostile_tree_of_an_ordinary_user_outlives_its_job_in_tier_b() {
 
 #[test]
 fn no_hostile_tree_of_an_ordinary_user_outlives_its_job_in_tier_c() {
-    if is_root() {
+    if needs_root() {
         let mut child = as_nobody(None);
         child.env("TIER", "C");
         alone("hostile::ordinary_user_child", child);
@@ -187,7 +187,14 @@ fn no_hostile_tree_of_an_ordinary_user_outlives_its_job_in_tier_c() {
 pub(super) struct Delegated(pub(super) PathBuf);
 
 impl Delegated {
+    /// `None` where there is none to hand over.
     pub(super) fn new() -> Option<Self> {
+        let made = is_root().then(Self::make).flatten();
+        needs(made.is_some(), "no cgroup2 group can be delegated");
+        made
+    }
+
+    fn make() -> Option<Self> {
         let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
         let mount = mounts.into_iter().find(|mount| mount.join("cgroup.procs").exists())?;
         let path = mount.join(format!("test-delegated-{}", job_id()));
@@ -212,10 +219,7 @@ impl Drop for Delegated {
 }
 
 fn in_a_delegated_group(tier: &str) {
-    let Some(group) = is_root().then(Delegated::new).flatten() else {
-        eprintln!("NOTE: not shown on this host: no cgroup2 group can be delegated");
-        return;
-    };
+    let Some(group) = Delegated::new() else { return };
     let mut child = as_nobody(Some(&group.0));
     child.env("TIER", tier);
     alone("hostile::ordinary_user_child", child);

@@ -24,14 +24,11 @@ async fn start_limited(warden: &Warden, limits: JobLimits, argv: &[&str]) -> (Jo
     (job, prepared.release(&cleared, stdio, &limits).await.expect("a running job"), ends)
 }
 
-/// Says loudly when no controller keeps what the test is about.
+/// Whether a controller keeps what the test is about.
 fn keeps(warden: &Warden, what: &str) -> bool {
     let lacks =
         warden.containment().notes.iter().find(|note| note.starts_with(&format!("no {what} controller")));
-    if let Some(note) = lacks {
-        eprintln!("NOTE: not shown on this host: {note}");
-    }
-    lacks.is_none()
+    needs(lacks.is_none(), lacks.map_or("", String::as_str))
 }
 
 /// Groups of this warden's jobs in the v1 hierarchies: everything below an instance that belongs to no other test is

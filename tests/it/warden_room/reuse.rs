@@ -62,8 +62,7 @@ fn has_numbers_of_its_own() -> bool {
 }
 
 fn a_reused_number_misdirects_no_signal(tier: &str) {
-    if !is_root() || !has_numbers_of_its_own() {
-        eprintln!("NOTE: not shown on this host: it takes root and Linux 6.14");
+    if !needs(is_root() && has_numbers_of_its_own(), "it takes root and Linux 6.14") {
         return;
     }
     let mut child = Program::new("unshare");

@@ -195,7 +195,7 @@ async fn requests_outside_the_settings_are_refused() {
         let failure = warden.prepare(prepare).await.expect_err("not allowed");
         assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Identity, Errno::EPERM));
     }
-    if is_root() {
+    if needs_root() {
         let _one = warden.prepare(as_nobody(job_id())).await.unwrap();
         let failure = warden.prepare(as_nobody(job_id())).await.expect_err("one too many");
         assert_eq!((failure.stage, Errno::from_raw(failure.errno)), (SpawnStage::Fork, Errno::EAGAIN));
@@ -231,10 +231,9 @@ async fn an_identity_that_cannot_be_taken_fails_the_start_and_leaves_nothing() {
 async fn a_leaf_that_cannot_be_made_fails_the_start_and_leaves_nothing() {
     let warden = launch(None).await;
     let (running, _ends) = start(&warden, job_id(), &["sleep", "1000"]).await;
-    let Some(instance) = instance_of(running.pid()) else {
-        eprintln!("NOTE: no leaves here that could fail to be made");
-        return;
-    };
+    let instance = instance_of(running.pid());
+    needs(instance.is_some(), "there are no leaves that could fail to be made");
+    let Some(instance) = instance else { return };
     fs::write(instance.join("cgroup.max.descendants"), "0").unwrap();
     // A job may still get a leader that was forked ahead; a probe never does.
     let failure = warden.probe().await.expect_err("no room for a leaf");
@@ -266,7 +265,7 @@ in_each_tier!(a_leader_that_dies_at_the_gate_fails_the_start, |warden| async mov
 
 #[tokio::test]
 async fn a_job_has_its_identity_from_the_first_open_on() {
-    if !is_root() {
+    if !needs_root() {
         return;
     }
     let warden = Warden::launch(Settings { identities: vec![nobody()], ..settings(None) }).await.unwrap();
