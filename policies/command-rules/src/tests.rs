@@ -73,7 +73,9 @@ fn whoever_allows_an_interpreter_is_warned() {
 #[test]
 fn nothing_that_runs_other_programs_is_read_only() {
     let settings = harness::settings::<CommandRules>(r#"{"preset":"read-only"}"#).unwrap();
-    for name in NAMES {
+    // These write or run by an option or operand of their own, which the tables of attacks deny.
+    let by_table = ["file", "iconv", "patch", "rg", "shuf", "sort", "ss", "tree", "uniq", "xxd"];
+    for name in NAMES.iter().filter(|name| !by_table.contains(name)) {
         for argument in ["--exec=id", "-exec", "-c", "-eid"] {
             let request = harness::command(&[name, argument, "id"]);
             let verdict = CommandRules::review(&settings, &request);
