@@ -48,15 +48,10 @@ fn a_connection_that_lost_its_session_holds_no_job_back_however_little_it_reads(
             }
             let job = old.call("job.start", asked).await.unwrap()["job"].as_str().unwrap().to_owned();
             let mut new = Client::connect(&gateway).await;
-            let mut last = 0;
-            until("it is held back", async || {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                let now = produced(&mut new, &job).await;
-                std::mem::replace(&mut last, now) == now && now > 0
-            })
-            .await;
             new.call("session.attach", json!({"session": session, "takeover": true})).await.unwrap();
-            until("it goes on", async || produced(&mut new, &job).await > last + (8 << 20)).await;
+            let before = produced(&mut new, &job).await;
+            // More than ring, pipe and the buffers of a socket hold together: for a viewer that reads nothing it would stop below.
+            until("it goes on", async || produced(&mut new, &job).await > before + (64 << 20)).await;
             new.call("job.kill", json!({"job": job})).await.unwrap();
         }
     });

@@ -4,14 +4,16 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Output, Stdio};
-use std::time::Duration;
 
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 
+use crate::support::raw::Raw;
 use crate::support::{Client, Gateway, PATIENCE, eventually, run};
+use crate::transport::get;
 
 fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -67,7 +69,6 @@ fn until_said(terminal: &OwnedFd, words: &str) -> String {
 
 #[test]
 fn a_reader_may_stall_for_longer_than_a_dead_peer_may_be_silent() {
-    let dead_after = Duration::from_secs(1);
     let gateway = Gateway::with("[limits]\nping = \"200ms\"\ndead_after = \"1s\"\n");
     let mut child = gateway
         .cli(&["exec", "--", "seq", "1", "300000"])
@@ -77,8 +78,16 @@ fn a_reader_may_stall_for_longer_than_a_dead_peer_may_be_silent() {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "1");
-    // Not for something to happen: this is the stall.
-    std::thread::sleep(3 * dead_after);
+    // Meanwhile two peers, one after the other, are cut off for their silence.
+    run(async {
+        for _ in 0..2 {
+            let mut silent = Raw::connect(&gateway).await;
+            let mut heard = Vec::new();
+            let cut_off = silent.socket.read_to_end(&mut heard);
+            // By an end or a reset.
+            let _ = tokio::time::timeout(PATIENCE, cut_off).await.expect("the silent one stays");
+        }
+    });
     assert_eq!(lines.count(), 299_999);
     assert!(child.wait().unwrap().success());
 }
@@ -198,11 +207,15 @@ fn a_window_that_is_dragged_ends_nothing_and_its_last_size_arrives() {
         rustix::termios::tcsetwinsize(terminal.as_fd(), size).unwrap();
         signal(&child, Signal::SIGWINCH);
     };
-    for step in 0..60 {
-        resize(30 + step % 10, 80);
-        // The pace of a hand.
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let mut rows = 30;
+    eventually(PATIENCE, "a resize is one too many", || {
+        rows = 30 + (rows + 1) % 10;
+        resize(rows, 80);
+        let (_, metrics) = run(get(&gateway, "/metrics"));
+        metrics.lines().any(|line| {
+            line.strip_prefix("execgate_refusal_seconds_count ").is_some_and(|count| count != "0")
+        })
+    });
     resize(41, 132);
     until_said(&terminal, "sized");
     assert_eq!(child.wait().unwrap().code(), Some(0));
