@@ -196,15 +196,11 @@ impl Reader {
     fn begin(&mut self, entry: Entry, since: Instant) -> BoxFuture<'static, (Option<Id>, Reply)> {
         let request = fresh_request_id();
         self.outstanding += 1;
-        let call = match entry {
-            Ok(call) => match self.admit(&call) {
-                Ok(()) => Ok(call),
-                Err(failure) => Err(Rejected { id: call.id, failure }),
-            },
-            Err(Rejected { id, failure }) => {
-                Err(Rejected { id, failure: self.charge().err().unwrap_or(failure) })
-            }
-        };
+        let bad = |bad: Rejected| Rejected { failure: self.charge().err().unwrap_or(bad.failure), ..bad };
+        let call = entry.map_err(bad).and_then(|call| match self.admit(&call) {
+            Ok(()) => Ok(call),
+            Err(failure) => Err(Rejected { id: call.id, failure }),
+        });
         match call {
             Ok(Call { id, method }) => {
                 let held = id.clone();
