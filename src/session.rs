@@ -39,7 +39,7 @@ pub use memory::{Memory, Pressure};
 pub use open::{Opened, SessionRequest};
 pub use registry::{Kept, Reach, Registry};
 pub use review::Caller;
-pub use start::{JobRequest, StdinMode};
+pub use start::{JobRequest, Reading, StdinMode};
 pub use task::{Attached, Card as SessionCard, Session, SessionClosed, SessionState};
 
 use std::collections::BTreeMap;

@@ -44,6 +44,18 @@ pub enum StdinMode {
     Pipe,
 }
 
+/// What its starter reads of what a job prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Nothing: others may look at the newest bytes.
+    #[default]
+    Nothing,
+    /// Everything from the first byte on, by a view that is on its way: the job is held back for it.
+    All,
+    /// What the rings hold at the end: they are kept whole until the session is over, and hold nothing back.
+    Rings,
+}
+
 /// What a client asks of a new job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRequest {
@@ -63,8 +75,8 @@ pub struct JobRequest {
     pub overflow: Overflow,
     /// Size of each ring, bytes.
     pub ring: Option<u64>,
-    /// The starter is about to view it.
-    pub view: bool,
+    /// What the starter reads of it.
+    pub reading: Reading,
     /// Makes a retry safe.
     pub key: Option<String>,
     /// Free text for people.
@@ -79,7 +91,7 @@ pub(super) type StartCell = watch::Receiver<Option<Result<Arc<Job>, Failure>>>;
 
 impl JobRequest {
     pub(super) fn digest(&self) -> Digest {
-        let keyless = Self { key: None, view: false, ..self.clone() };
+        let keyless = Self { key: None, reading: Reading::Nothing, ..self.clone() };
         Sha256::digest(format!("{keyless:?}")).into()
     }
 }
@@ -251,8 +263,8 @@ impl Start<'_> {
         // Only a program that runs shows that spawning works.
         self.core.rooms.breaker.success();
         let overflow = self.request.overflow;
-        let (ring_bytes, viewed) = (self.ring_bytes()?, self.request.view);
-        let keeping = Keeping { overflow, ring_bytes, limit: limits.output, viewed };
+        let (ring_bytes, reading) = (self.ring_bytes()?, self.request.reading);
+        let keeping = Keeping { overflow, ring_bytes, limit: limits.output, reading };
         let streams = streams::start(ours, keeping, &self.core.settings.streams).map_err(stdio)?;
         streams.output.hold(share);
         let command = &cleared.value().command;

@@ -10,6 +10,8 @@ use crate::domain::{JobId, TerminalSize};
 use crate::stream::{Output, Overflow, Plumbing, Settings, Source, Stdin, StdinPort, Terms, feed, pump};
 use crate::warden::{PipeEnds, PtyEnds, Stdio};
 
+use super::start::Reading;
+
 /// Our ends of a job's streams.
 #[derive(Debug)]
 pub(super) enum Ends {
@@ -67,8 +69,7 @@ pub(super) struct Keeping {
     pub(super) ring_bytes: u32,
     /// Most bytes of all streams.
     pub(super) limit: Option<u64>,
-    /// The starter wants to view it from the first byte on.
-    pub(super) viewed: bool,
+    pub(super) reading: Reading,
 }
 
 /// Makes both ends of a job's streams.
@@ -97,11 +98,13 @@ pub(super) fn start(ends: Ends, keeping: Keeping, settings: &Settings) -> io::Re
             )
         }
     };
-    let Keeping { overflow, ring_bytes, limit, viewed } = keeping;
+    let Keeping { overflow, ring_bytes, limit, reading } = keeping;
     let (viewers, courtesy) = (settings.viewers, settings.courtesy);
     let output = Output::new(Terms { plumbing, overflow, ring_bytes, limit, viewers, courtesy });
-    if viewed {
-        output.await_writer();
+    match reading {
+        Reading::Nothing => {}
+        Reading::All => output.await_writer(),
+        Reading::Rings => output.owe(),
     }
     let last_call = CancellationToken::new();
     let mut tasks = JoinSet::new();

@@ -139,7 +139,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Debt {
     None,
-    /// A write viewer's connection broke before it was through.
+    /// A write viewer's connection broke before it was through, or the rings are to be read at the end.
     Owed,
 }
 
@@ -285,7 +285,7 @@ impl Output {
     }
 
     /// A write viewer is on its way and is to get every byte from the first on: a `block` job's ring overwrites nothing until
-    /// it has come, or [`SEATING`] is over.
+    /// it has come, or [`SEATING`] is over; and a job that ends before is kept whole for it.
     pub fn await_writer(&self) {
         self.lock().awaited = Some(Instant::now() + SEATING);
     }
@@ -316,9 +316,18 @@ impl Output {
         out
     }
 
-    /// Nobody will come back for what is owed: his session is over, or the job is forgotten.
+    /// Somebody will read all that the rings hold at the end: until the debt is [forgiven](Output::forgive) they are kept whole.
+    pub fn owe(&self) {
+        self.lock().owed = Debt::Owed;
+    }
+
+    /// Nobody will come for what is owed: his session is over, or the job is forgotten.
     pub fn forgive(&self) {
-        self.lock().owed = Debt::None;
+        {
+            let mut state = self.lock();
+            state.owed = Debt::None;
+            state.awaited = None;
+        }
         self.shared.read_out.notify_waiters();
     }
 
@@ -486,5 +495,7 @@ impl Output {
 
 /// No viewer has anything left to get, nor will one come back for anything.
 fn is_read_out(state: &State) -> bool {
-    state.owed == Debt::None && state.viewers.iter().all(|seat| seat.cursor.is_through(&state.stock))
+    state.owed == Debt::None
+        && state.awaited.is_none()
+        && state.viewers.iter().all(|seat| seat.cursor.is_through(&state.stock))
 }

@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::domain::{ConnectionId, Failure, Origin, RequestId, Transport};
 use crate::rpc::method::Exec;
 use crate::rpc::{self, Id, event, outcome};
-use crate::session::{Caller, Drain, Job, JobRequest, Leash, Link, SessionRequest};
+use crate::session::{Caller, Drain, Job, JobRequest, Leash, Link, Reading, SessionRequest};
 use crate::stream::{Plane as Cut, Stdin, StdinRefused, View, ViewKind, Viewer};
 
 use super::auth::{Identified, OnExpiry, Standing};
@@ -119,8 +119,11 @@ impl Execution {
         let link = Link::new(id, wake.clone(), admission);
         let leash = Leash::new(link, gateway.tracker.clone());
         let session = gateway.core.open(caller, SessionRequest::default(), &leash.link).await?.session;
-        // Where the rings are the answer, nobody views the job: it must not be held back for that.
-        let request = JobRequest { view: manner == Manner::Lines, ..jobs::request(exec.start) };
+        let reading = match manner {
+            Manner::Lines => Reading::All,
+            Manner::Whole => Reading::Rings,
+        };
+        let request = JobRequest { reading, ..jobs::request(exec.start) };
         let job = gateway.core.start_job(&session, request, caller, &leash.link).await?;
         if let Some(stdin) = &job.stdin {
             gateway.tracker.spawn(feed(stdin.clone(), exec.stdin));

@@ -6,7 +6,7 @@ use crate::domain::{Failure, JobId, SessionId, StreamName, Whose};
 use crate::rpc::frame::ClientFrame;
 use crate::rpc::method::{JobAttach, JobStart};
 use crate::rpc::{Value, event, view};
-use crate::session::{Job, JobRequest, Reach, StdinMode};
+use crate::session::{Job, JobRequest, Reach, Reading, StdinMode};
 use crate::stream::{AckError, Overflow, StdinRefused, View, ViewError, ViewKind, Window};
 
 use super::connection::Connection;
@@ -35,7 +35,7 @@ pub(super) fn request(start: JobStart) -> JobRequest {
         timeout: start.timeout,
         overflow: if start.keep_newest { Overflow::Ring } else { Overflow::Block },
         ring: start.ring,
-        view: start.view,
+        reading: if start.view { Reading::All } else { Reading::Nothing },
         key: start.key,
         labels: start.labels,
     }

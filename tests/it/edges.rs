@@ -203,6 +203,22 @@ fn a_job_that_prints_at_once_loses_nothing_to_its_starter() {
     });
 }
 
+/// More than the tail that is kept of a job once it is read, and all of it in the pipe before it is read.
+#[test]
+fn a_job_that_ends_at_once_is_kept_whole_for_its_starter() {
+    let gateway = Gateway::start();
+    run(async {
+        let one = async || {
+            let mut client = Client::connect(&gateway).await;
+            for _ in 0..50 {
+                let job = client.start(&["head", "-c", "60000", "/dev/zero"]).await;
+                assert_eq!(client.output(&job, "stdout").await.len(), 60_000);
+            }
+        };
+        tokio::join!(one(), one(), one(), one());
+    });
+}
+
 #[test]
 fn a_default_session_that_ended_by_itself_is_made_anew() {
     let gateway = Gateway::start();

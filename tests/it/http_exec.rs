@@ -88,6 +88,22 @@ fn output_that_is_waited_for_is_bounded_and_says_what_is_missing() {
     });
 }
 
+/// More than the tail that is kept of a job once it is read, and all of it in the pipe before it is read.
+#[test]
+fn a_job_that_ends_at_once_is_answered_in_whole() {
+    let gateway = Gateway::start();
+    run(async {
+        let one = async || {
+            for _ in 0..50 {
+                let body = json!({"argv": ["head", "-c", "60000", "/dev/zero"]});
+                let whole = waited(&gateway, body).await;
+                assert_eq!(whole["stdout"].as_str().map(str::len), Some(60_000), "{}", whole["totals"]);
+            }
+        };
+        tokio::join!(one(), one(), one(), one());
+    });
+}
+
 #[test]
 fn stdin_data_larger_than_any_queue_goes_in_whole() {
     let gateway = Gateway::start();

@@ -291,6 +291,27 @@ fn a_writer_that_does_not_come_holds_nothing_back_once_that_is_told() {
 }
 
 #[test]
+fn a_job_that_ends_before_its_reader_comes_is_kept_whole_for_it() {
+    let ended = |expect: fn(&Output)| {
+        let output = Output::new(terms(Overflow::Block, 64 * 1024));
+        expect(&output);
+        assert_eq!(print(&output, Source::Stdout, 50_000), 50_000);
+        [Source::Stdout, Source::Stderr].iter().for_each(|source| output.end(*source));
+        assert!(!output.shrink_to_tail(100), "its reader has got nothing of it");
+        output
+    };
+    let output = ended(Output::await_writer);
+    let mut writer = view(&output, ViewKind::Write, None);
+    assert_eq!(take_all(&mut writer).iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), 50_000);
+    assert!(output.shrink_to_tail(100), "it had everything");
+    for expect in [Output::await_writer, Output::owe] {
+        let output = ended(expect);
+        output.forgive();
+        assert!(output.shrink_to_tail(100), "nobody comes");
+    }
+}
+
+#[test]
 fn a_job_that_changes_hands_waits_for_no_writer_and_owes_its_next_what_the_last_had_not_got() {
     let print_all = |output: &Output| {
         let printed = print(output, Source::Stdout, 50_000);
