@@ -26,6 +26,7 @@ mod pump;
 mod ring;
 mod settings;
 mod source;
+mod state;
 mod stdin;
 #[cfg(test)]
 mod tests;

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::StreamName;
 
 use super::budget::Share;
-use super::cursor::{Cursor, ViewKind};
 use super::lane::{Flow, Stock};
 use super::settings::Settings;
 use super::source::{PerSource, Plumbing, Source};
+use super::state::{Debt, Room, State};
 
 /// Most bytes read at once: what a pipe holds, and what a viewer hands out at once. Larger keeps others from the lock.
 pub(super) const CHUNK: usize = 64 * 1024;
@@ -91,15 +91,6 @@ pub(super) enum Filled {
     OverLimit,
 }
 
-/// What may be read.
-enum Room {
-    Bytes(usize),
-    /// Nothing until the write viewer comes on.
-    Full,
-    /// Nothing for so long, unless observers come on.
-    Polite(Duration),
-}
-
 /// The output of one job. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -117,140 +108,6 @@ struct Shared {
     read_out: Notify,
     over_limit: CancellationToken,
     terms: Terms,
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) stock: Stock,
-    pub(super) viewers: Vec<Seat>,
-    overflow: Overflow,
-    courtesy: Duration,
-    /// Bytes that may still come.
-    allowance: Option<u64>,
-    /// Until when the write viewer that was announced is waited for.
-    pub(super) awaited: Option<Instant>,
-    /// Its part of the budget, until only the tail is kept.
-    share: Option<Share>,
-    pub(super) owed: Debt,
-    next_seat: u64,
-}
-
-/// Whether somebody may come back for what he has not got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Debt {
-    None,
-    /// A write viewer's connection broke before it was through, or the rings are to be read at the end.
-    Owed,
-}
-
-/// A viewer's cursor and the number that its handle knows it by.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) number: u64,
-    pub(super) cursor: Cursor,
-}
-
-impl State {
-    /// The write viewer, if any.
-    pub(super) fn writer(&self) -> Option<&Cursor> {
-        self.viewers.iter().map(|seat| &seat.cursor).find(|cursor| cursor.kind == ViewKind::Write)
-    }
-
-    /// Makes room for another write viewer: the one there is observes from now on, and nothing is owed but to the new one.
-    pub(super) fn displace_writer(&mut self, except: Option<u64>) {
-        self.owed = Debt::None;
-        self.awaited = None;
-        let writer = |seat: &&mut Seat| seat.cursor.kind == ViewKind::Write && Some(seat.number) != except;
-        for seat in self.viewers.iter_mut().filter(writer) {
-            seat.cursor.kind = ViewKind::Observe;
-            seat.cursor.waker.wake();
-        }
-    }
-
-    pub(super) fn seat(&mut self, cursor: Cursor) -> u64 {
-        let number = self.next_seat;
-        self.next_seat += 1;
-        self.viewers.push(Seat { number, cursor });
-        number
-    }
-
-    /// What must not be overwritten: nothing, unless a write viewer is to get everything.
-    fn floor(&self, source: Source) -> u64 {
-        match (self.overflow, self.writer()) {
-            (Overflow::Block, Some(cursor)) => {
-                cursor.credit(source).passed(self.stock.ring(source).capacity())
-            }
-            (Overflow::Block, None) if self.still_awaited().is_some() => 0,
-            (Overflow::Block, None) | (Overflow::Ring, _) => u64::MAX,
-        }
-    }
-
-    /// How much longer the announced write viewer is waited for.
-    fn still_awaited(&self) -> Option<Duration> {
-        self.awaited
-            .map(|until| until.saturating_duration_since(Instant::now()))
-            .filter(|left| !left.is_zero())
-    }
-
-    /// What may be read of `source` now.
-    fn room(&mut self, source: Source) -> Room {
-        let ordered = match self.stock.runs.in_the_way(source) {
-            Some(run) => self.floor(run.source) >= run.to,
-            None => true,
-        };
-        let bytes = if ordered { self.stock.ring(source).room(self.floor(source)).min(CHUNK) } else { 0 };
-        if bytes > 0 {
-            return self.politely(source, bytes);
-        }
-        match (self.overflow, self.writer(), self.still_awaited()) {
-            (Overflow::Block, None, Some(left)) => Room::Polite(left),
-            _ => Room::Full,
-        }
-    }
-
-    /// Holds back from `bytes` what observers that read along have not taken, as long as courtesy lasts.
-    ///
-    /// This is how several fast viewers of one flood lose nothing: scheduling alone sets them apart by more than a
-    /// ring. It is no back-pressure: who does not take a fair piece in time is left behind.
-    fn politely(&mut self, source: Source, bytes: usize) -> Room {
-        let enough = bytes.min(self.stock.ring(source).capacity() / 4);
-        let polite = self.polite_room(source).min(bytes);
-        if polite >= enough {
-            self.stock.lanes.get_mut(source).polite_since = None;
-            return Room::Bytes(polite);
-        }
-        let since = *self.stock.lanes.get_mut(source).polite_since.get_or_insert_with(Instant::now);
-        let left = self.courtesy.saturating_sub(since.elapsed());
-        if !left.is_zero() {
-            return Room::Polite(left);
-        }
-        let ring = self.stock.ring(source);
-        for cursor in
-            self.viewers.iter_mut().map(|seat| &mut seat.cursor).filter(|cursor| cursor.reads_along())
-        {
-            if ring.room(cursor.credit(source).sent()) < enough {
-                cursor.leave_behind();
-            }
-        }
-        self.stock.lanes.get_mut(source).polite_since = None;
-        Room::Bytes(self.polite_room(source).min(bytes))
-    }
-
-    /// Bytes that can be read without taking one from an observer that reads along.
-    fn polite_room(&self, source: Source) -> usize {
-        if self.overflow == Overflow::Ring || self.courtesy.is_zero() {
-            return usize::MAX;
-        }
-        let along = self.viewers.iter().map(|seat| &seat.cursor).filter(|cursor| cursor.reads_along());
-        let slowest = along.map(|cursor| cursor.credit(source).sent()).min();
-        slowest.map_or(usize::MAX, |sent| self.stock.ring(source).room(sent))
-    }
-
-    fn changed(&mut self) {
-        for seat in &mut self.viewers {
-            seat.cursor.waker.wake();
-        }
-    }
 }
 
 impl Output {
@@ -357,7 +214,7 @@ impl Output {
     pub(super) fn shrink_to_tail(&self, bytes: u32) -> bool {
         let mut state = self.lock();
         let ended = self.shared.terms.plumbing.sources().iter().all(|source| state.stock.ended(*source));
-        if !ended || !is_read_out(&state) {
+        if !ended || !state.is_read_out() {
             return false;
         }
         state.stock.shrink(usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -491,11 +348,4 @@ impl Output {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// No viewer has anything left to get, nor will one come back for anything.
-fn is_read_out(state: &State) -> bool {
-    state.owed == Debt::None
-        && state.awaited.is_none()
-        && state.viewers.iter().all(|seat| seat.cursor.is_through(&state.stock))
 }

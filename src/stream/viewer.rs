@@ -11,8 +11,9 @@ use crate::domain::{StreamName, StreamTotals};
 use super::credit::{BeyondSent, Window};
 use super::cursor::{Cursor, Item, Plane, ViewKind, Waker};
 use super::lane::Stock;
-use super::output::{CHUNK, Debt, Output, State};
+use super::output::{CHUNK, Output};
 use super::source::Source;
+use super::state::{Debt, State};
 
 /// What a new viewer wants.
 #[derive(Debug, Clone, Copy)]

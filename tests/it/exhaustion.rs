@@ -55,6 +55,78 @@ impl Drop for Small {
     }
 }
 
+/// A small file system on a disk of its own, that can be made to hang. Unmounted on drop. `None` where we may not mount.
+struct Disk {
+    directory: tempfile::TempDir,
+}
+
+impl Disk {
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let disk = Self { directory };
+        std::fs::create_dir(disk.path()).unwrap();
+        let mounted = Self::run("mkfs.ext4", &[Path::new("-q"), &image])
+            && Self::run("mount", &[Path::new("-o"), Path::new("loop"), &image, &disk.path()]);
+        needs(mounted, "a disk that hangs is an ext4 on a loop device, and we cannot mount one")
+            .then_some(disk)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("disk")
+    }
+
+    /// Whoever writes to it waits until the guard is dropped (fsfreeze(8)).
+    fn hang(&self) -> Hanging {
+        assert!(Self::run("fsfreeze", &[Path::new("-f"), &self.path()]));
+        Hanging(self.path())
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "what mounts and freezes")]
+    fn run(program: &str, arguments: &[&Path]) -> bool {
+        std::process::Command::new(program).args(arguments).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Self::run("umount", &[&self.path()]);
+    }
+}
+
+struct Hanging(PathBuf);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        Disk::run("fsfreeze", &[Path::new("-u"), &self.0]);
+    }
+}
+
+#[test]
+fn a_shutdown_ends_every_job_and_the_warden_while_the_disk_of_the_decision_log_hangs() {
+    let Some(disk) = Disk::mount() else { return };
+    let log = disk.path().join("decisions");
+    let mut gateway = Gateway::with(&format!("[audit]\npath = {log:?}\n"));
+    let hanging = disk.hang();
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let job = client.start(&["sleep", "1000"]).await;
+        gateway.signal(Signal::SIGTERM);
+        gateway.signal(Signal::SIGTERM);
+        assert_eq!(client.event_of("job.closed", &job).await["survivors"], 0);
+        assert_eq!(client.close_code().await, Some(1012));
+    });
+    eventually(PATIENCE, "the warden is gone", || !proc::is_alive(gateway.warden));
+    eventually(PATIENCE, "the log that cannot be flushed is told", || {
+        gateway.log().contains("the decision log could not be flushed") && gateway.log().contains("\"gone\"")
+    });
+    assert!(gateway.survivors().is_empty());
+    // The kernel lets no process go that waits for such a disk.
+    drop(hanging);
+    assert_eq!(gateway.ended(PATIENCE).code(), Some(0));
+}
+
 #[test]
 fn a_full_disk_under_the_decision_log_refuses_opens_the_breaker_only_for_two_tenants_and_is_over_by_itself() {
     let Some(small) = Small::mount("256k") else { return };
