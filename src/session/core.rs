@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
-use crate::domain::{Failure, Principal, SessionId, UsageCounts};
+use crate::domain::{EndReason, Failure, Principal, SessionId, UsageCounts};
 use crate::policy::Policies;
 use crate::quota::{Breaker, Holder, Limiter, Slots, Turns};
 use crate::stream::Budget;
@@ -164,6 +164,11 @@ impl Core {
             Drain::Open | Drain::Leaving => Ok(()),
             Drain::Draining { .. } | Drain::Ending => Err(Failure::Draining),
         }
+    }
+
+    /// Why a job that starts now is ended at once, if it is.
+    pub(super) fn ending(&self) -> Option<EndReason> {
+        (*self.drain.borrow() == Drain::Ending).then_some(EndReason::Shutdown)
     }
 
     /// Whether the server takes leave: it should get no new clients.

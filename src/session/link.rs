@@ -131,6 +131,8 @@ impl Link {
     pub(super) fn own(&self, session: Arc<Session>) -> bool {
         let mut desk = self.desk();
         if !desk.closed {
+            // Nor is it told that it lost what it has again.
+            desk.news.retain(|news| !matches!(news, News::Lost(lost) if *lost == session.card.id));
             desk.owned.push(session);
         }
         !desk.closed

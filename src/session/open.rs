@@ -82,11 +82,23 @@ impl Core {
         request: SessionRequest,
         link: &Arc<Link>,
     ) -> Result<Opened, Failure> {
+        let session = self.opened(caller, request.clone(), link).await?;
+        // Another connection's that was gone before it was open: this one asks anew.
+        let gone = request.key.is_some() && !session.state().is_open();
+        let session = if gone { self.opened(caller, request, link).await? } else { session };
+        Ok(Opened { session })
+    }
+
+    async fn opened(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: SessionRequest,
+        link: &Arc<Link>,
+    ) -> Result<Arc<Session>, Failure> {
         let mut cell = self.open_cell(caller, request, link)?;
         let outcome = cell.wait_for(Option::is_some).await;
         match outcome.as_deref() {
-            Ok(Some(Ok(session))) => Ok(Opened { session: session.clone() }),
-            Ok(Some(Err(failure))) => Err(failure.clone()),
+            Ok(Some(outcome)) => outcome.clone(),
             Ok(None) | Err(_) => Err(Failure::Internal("the opening broke off".to_owned())),
         }
     }
@@ -124,7 +136,7 @@ impl Core {
         let opening = async move {
             let key = request.key.clone();
             let opened = open(&core, &caller, request, &link).await;
-            let failed = opened.is_err();
+            let failed = opened.as_ref().map_or(true, |session| !session.state().is_open());
             outcome.send_replace(Some(opened));
             if let Some(key) = key.filter(|_| failed) {
                 let Caller { principal, .. } = &caller;
@@ -176,6 +188,7 @@ async fn open(
     let session = task::spawn(core, card, link.clone(), slot);
     if !link.own(session.clone()) {
         session.disconnect(link).await;
+        session.left().await;
     }
     Ok(session)
 }

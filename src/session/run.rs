@@ -206,7 +206,9 @@ impl<'a> Watch<'a> {
             self.running.kill();
             return None;
         }
-        self.kill_at = Some(Instant::now() + wish.grace);
+        let at = Instant::now() + wish.grace;
+        // A wish that comes late cannot put off the end that an earlier one has set.
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
         Some(wish.signal)
     }
 

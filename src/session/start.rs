@@ -120,7 +120,9 @@ pub(super) async fn job(
     let start = Start { core: &core, session: &session, caller: &caller, request };
     let cleared = tokio::select! {
         biased;
-        _ = state.wait_for(|s| !s.is_open()) => Err(Failure::NotFound("session")),
+        _ = state.wait_for(|s| !s.is_open()) => {
+            Err(core.admitting().err().unwrap_or(Failure::NotFound("session")))
+        }
         cleared = start.clear(slot) => cleared,
     };
     let started = match cleared {
@@ -146,7 +148,9 @@ pub(super) async fn job(
             metrics::histogram!("execgate_spawn_seconds").record(begun.elapsed().as_secs_f64());
             tracing::debug!(stage = "spawn", job = %job.card.id, took = ?begun.elapsed(), "stage");
             core.registry.add_job(job.clone());
-            if let Some(reason) = state.borrow().closing {
+            // Whoever ends all jobs says so before he looks for them.
+            let closing = state.borrow().closing;
+            if let Some(reason) = closing.or_else(|| core.ending()) {
                 job.end(Ending::kill(reason));
             }
             outcome.send_replace(Some(Ok(job.clone())));
@@ -214,6 +218,7 @@ impl Start<'_> {
         let (cleared, prepared) = case.clear(resolved, prepared).await?;
         let granted = slot.grant(&cleared.terms().claims);
         granted.inspect_err(|_| self.core.rooms.audit.refused(&self.caller.principal, RefusedBy::Slots))?;
+        self.core.admitting()?;
         Ok(Ready { id, cleared, prepared, slot, share, turn })
     }
 

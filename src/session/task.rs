@@ -165,6 +165,12 @@ impl Session {
         let _ = self.send(Request::Disconnect(link.clone())).await;
     }
 
+    /// Waits until no connection owns the session: it is detached or closing.
+    pub(super) async fn left(&self) {
+        // A session that is gone is left.
+        let _ = self.state.clone().wait_for(|state| !state.attached || !state.is_open()).await;
+    }
+
     /// Has the session end if it is detached and what its last owner was admitted with stands no more. An owner that is there
     /// watches over that itself.
     pub async fn review(&self) {
@@ -295,7 +301,7 @@ impl Task {
         };
         let digest = asked.request.digest();
         if let Some((earlier, cell)) = self.starts.get(&key)
-            && !matches!(&*cell.borrow(), Some(Err(_)))
+            && is_of_use(cell, &self.core, &self.card.owner)
         {
             return match *earlier == digest {
                 true => Ok(cell.clone()),
@@ -318,13 +324,8 @@ impl Task {
 
     /// A key lives as long as its job is kept.
     fn forget_dead_keys(&mut self) {
-        let registry = &self.core.registry;
-        let owner = &self.card.owner;
-        self.starts.retain(|_, (_, cell)| match &*cell.borrow() {
-            None => true,
-            Some(Ok(job)) => registry.job(job.card.id, owner, super::Reach::Own).is_ok(),
-            Some(Err(_)) => false,
-        });
+        let (core, owner) = (&self.core, &self.card.owner);
+        self.starts.retain(|_, (_, cell)| is_of_use(cell, core, owner));
     }
 
     fn attach(&mut self, link: Arc<Link>, takeover: bool) -> Result<Attached, Failure> {
@@ -467,5 +468,15 @@ impl Task {
         let state =
             SessionState { attached, closing: self.closing.as_ref().map(|c| c.reason), jobs: self.alive() };
         self.state.send_if_modified(|current| std::mem::replace(current, state) != state);
+    }
+}
+
+/// Whether a repeat under the key is answered by this start: it is under way, or its job is kept still.
+fn is_of_use(cell: &StartCell, core: &Core, owner: &Principal) -> bool {
+    match &*cell.borrow() {
+        Some(outcome) => {
+            outcome.as_ref().is_ok_and(|job| core.registry.job(job.card.id, owner, super::Reach::Own).is_ok())
+        }
+        None => cell.has_changed().is_ok(),
     }
 }

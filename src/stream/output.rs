@@ -85,7 +85,7 @@ pub(super) enum Filled {
     End,
     /// There is no room.
     NoRoom,
-    /// There is room, but observers that read along have so long to take what is in it.
+    /// There is none for so long: others have that long to take what is in it.
     Polite(Duration),
     /// The limit is used up and there is more.
     OverLimit,
@@ -274,6 +274,10 @@ impl Output {
         let most = match state.room(source) {
             Room::Bytes(most) => most,
             Room::Polite(left) => return Ok(Filled::Polite(left)),
+            Room::Awaited(left) => {
+                self.set_flow(&mut state, source, Flow::Blocked);
+                return Ok(Filled::Polite(left));
+            }
             Room::Full => {
                 self.set_flow(&mut state, source, Flow::Blocked);
                 return Ok(Filled::NoRoom);

@@ -17,6 +17,8 @@ pub(super) enum Room {
     Full,
     /// Nothing for so long, unless observers come on.
     Polite(Duration),
+    /// Nothing for so long, unless the write viewer that is awaited comes.
+    Awaited(Duration),
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl State {
             return self.politely(source, bytes);
         }
         match (self.overflow, self.writer(), self.still_awaited()) {
-            (Overflow::Block, None, Some(left)) => Room::Polite(left),
+            (Overflow::Block, None, Some(left)) => Room::Awaited(left),
             _ => Room::Full,
         }
     }

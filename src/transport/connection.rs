@@ -108,16 +108,17 @@ impl Connection {
     pub(super) fn mute(&self, job: Arc<Job>, held: u32) -> bool {
         let view = View { from: &[], kind: ViewKind::Muted, plane: self.plane.of_stream(), window: None };
         let Ok(viewer) = job.output.view(view, self.wake.clone()) else { return false };
-        let owns = self.link.owns(job.card.session);
-        let mut table = self.followers.lock();
-        if table.find(job.card.id).is_some() {
-            return false;
-        }
-        let mut follower = Follower::new(job, table.fresh_channel(), viewer, true, &self.wake);
-        follower.may_write(owns, &self.wake);
-        follower.hold(held);
-        table.list.push(follower);
-        true
+        self.link.while_owning(job.card.session, |owns| {
+            let mut table = self.followers.lock();
+            if table.find(job.card.id).is_some_and(|follower| !follower.has_closed()) {
+                return false;
+            }
+            let mut follower = Follower::new(job.clone(), table.fresh_channel(), viewer, true, &self.wake);
+            follower.may_write(owns, &self.wake);
+            follower.hold(held);
+            table.list.push(follower);
+            true
+        })
     }
 }
 

@@ -126,22 +126,30 @@ fn view_failure(refused: ViewError) -> Failure {
 }
 
 pub(super) fn detach(on: &Connection, job: JobId) -> Result<Value, Failure> {
-    let job = find(on, job, Reach::Administer)?;
-    let owns = on.link.owns(job.card.session);
-    let mut table = on.followers.lock();
-    let channel = table.fresh_channel();
-    let follower = table.find(job.card.id).filter(|f| !f.has_closed() && f.viewer.kind() != ViewKind::Muted);
-    let Some(follower) = follower else {
-        return Err(Failure::Conflict("this connection does not view the job".to_owned()));
-    };
-    follower.viewer.become_kind(ViewKind::Muted);
-    follower.channel = channel;
-    if !owns {
-        follower.quit();
-    }
-    drop(table);
+    let job = followed(on, job)?;
+    on.link.while_owning(job.card.session, |owns| {
+        let mut table = on.followers.lock();
+        let channel = table.fresh_channel();
+        let follower =
+            table.find(job.card.id).filter(|f| !f.has_closed() && f.viewer.kind() != ViewKind::Muted);
+        let Some(follower) = follower else {
+            return Err(Failure::Conflict("this connection does not view the job".to_owned()));
+        };
+        follower.viewer.become_kind(ViewKind::Muted);
+        follower.channel = channel;
+        if !owns {
+            follower.quit();
+        }
+        Ok(())
+    })?;
     on.wake.notify_one();
     Ok(view::nothing())
+}
+
+/// A job that the connection follows, which may be forgotten by everybody else; or any that it may look at.
+fn followed(on: &Connection, job: JobId) -> Result<Arc<Job>, Failure> {
+    let followed = on.followers.lock().find(job).map(|follower| follower.job.clone());
+    followed.map_or_else(|| find(on, job, Reach::Administer), Ok)
 }
 
 pub(super) fn ack(
@@ -151,7 +159,7 @@ pub(super) fn ack(
     offset: u64,
     window: Option<u32>,
 ) -> Result<Value, Failure> {
-    let job = find(on, job, Reach::Administer)?;
+    let job = followed(on, job)?;
     let mut table = on.followers.lock();
     // A job that is over for this connection has nothing left to acknowledge.
     let follower = table.find(job.card.id).filter(|f| f.viewer.kind() != ViewKind::Muted);

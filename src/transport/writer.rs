@@ -298,24 +298,29 @@ impl Writer {
                 self.connection.mute(job, 0);
                 Ok(())
             }
-            News::Lost(session) => {
-                self.demote(session);
-                self.put(text(event::session_lost(session))).await
-            }
+            News::Lost(session) if self.demote(session) => self.put(text(event::session_lost(session))).await,
+            // It has it again.
+            News::Lost(_) => Ok(()),
             News::Closed { session, reason } => self.put(text(event::session_closed(session, reason))).await,
         }
     }
 
-    /// The viewers of a lost session go on as observers.
-    fn demote(&self, session: SessionId) {
-        let mut table = self.connection.followers.lock();
-        let lost = |f: &&mut Follower| f.job.card.session == session;
-        for follower in table.list.iter_mut().filter(lost) {
-            if follower.viewer.kind() == ViewKind::Write {
-                follower.viewer.become_kind(ViewKind::Observe);
+    /// The viewers of a lost session go on as observers, and what it views nothing of it hears no more of. False when the
+    /// connection has taken it back by now.
+    fn demote(&self, session: SessionId) -> bool {
+        self.connection.link.while_owning(session, |owns| {
+            let mut table = self.connection.followers.lock();
+            let lost = |f: &&mut Follower| !owns && f.job.card.session == session;
+            for follower in table.list.iter_mut().filter(lost) {
+                match follower.viewer.kind() {
+                    ViewKind::Write => follower.viewer.become_kind(ViewKind::Observe),
+                    ViewKind::Muted => follower.quit(),
+                    ViewKind::Observe => {}
+                }
+                follower.may_write(false, &self.connection.wake);
             }
-            follower.may_write(false, &self.connection.wake);
-        }
+            !owns
+        })
     }
 
     async fn announce_drain(&mut self, state: Drain) -> Result<(), Ended> {
