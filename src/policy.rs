@@ -22,6 +22,7 @@ mod snapshot;
 mod status;
 mod zone;
 
+pub use engine::ANSWER;
 pub use load::{Inspected, LoadFailure, PolicyFault, component, inspect, plain_file};
 pub use set::{Pinned, Policies, PolicySummary};
 pub use settings::{Module, PolicySettings, Settings, default_set};

@@ -32,6 +32,9 @@ const WHOLE: usize = 4 * 1024 * 1024 * 1024;
 const PARTS: u32 = 8;
 /// Elements of a table.
 const TABLE: usize = 100_000;
+/// Bytes that one answer of a guest may come to on our side of it, which is not in its memory: far more than any that makes
+/// sense (`convert`), and far less than what the library allows.
+pub const ANSWER: usize = 2 * 1024 * 1024;
 /// Lines one call may log, and the longest, bytes.
 const LOG: (usize, usize) = (16, 1024);
 
@@ -81,6 +84,7 @@ impl Machine {
     pub(super) fn store(&self, bounds: Bounds) -> Store<Guest> {
         let mut store = Store::new(&self.engine, Guest::new(bounds));
         store.limiter(|guest| guest);
+        store.set_hostcall_fuel(ANSWER);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut context| {
             let guest = context.data_mut();

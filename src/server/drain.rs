@@ -94,7 +94,10 @@ impl Server {
         self.tracker.spawn(async move {
             systemd::reloading();
             let outcome = live.reload().await;
-            systemd::ready();
+            // One that is leaving has said so, and is not ready again.
+            if !live.core.is_leaving() {
+                systemd::ready();
+            }
             // An admin that is gone needs no answer.
             let _ = wish.map(|wish| wish.send(outcome));
         })

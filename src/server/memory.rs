@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit;
+use crate::policy;
 use crate::session::{Core, Pressure};
 
 use super::setup::Setup;
@@ -48,7 +49,7 @@ pub(super) fn allowed(setup: &Setup) -> u64 {
         session.streams.budget,
         connection.saturating_mul(number(transport.max_connections)),
         SESSION.saturating_mul(setup.ceilings.sessions.into()),
-        guests.saturating_mul(number(setup.policy.pool)),
+        guests.saturating_add(number(policy::ANSWER)).saturating_mul(number(setup.policy.pool)),
         number(audit::MAX_WAITING),
         ended.saturating_mul(number(session.kept.most)),
     ]

@@ -136,6 +136,9 @@ impl Core {
     /// # Errors
     /// [`Failure::Conflict`] with what is wrong: then nothing has changed. [`Failure::Unavailable`] when reloads queue up.
     pub async fn request_reload(&self) -> Result<String, Failure> {
+        if self.is_leaving() {
+            return Err(Failure::Draining);
+        }
         let (wish, outcome) = oneshot::channel();
         let busy = || Failure::Unavailable { what: "a reload".to_owned(), retry_after: MEMORY_RETRY };
         self.reloads.try_send(wish).map_err(|_| busy())?;

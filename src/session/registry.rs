@@ -160,7 +160,9 @@ impl Registry {
         let (id, session, tenant) = (job.card.id, job.card.session, job.card.owner.tenant.clone());
         *tables.ended_of.entry(tenant.clone()).or_default() += 1;
         tables.ended.push_back(Ended { job: id, session, tenant, at: Instant::now() });
-        if tables.ended.iter().filter(|e| e.session == session).count() > tables.kept.most_of_session {
+        let kept = tables.ended.iter().filter(|e| e.session == session).count();
+        // More than one where the limit was lowered.
+        for _ in tables.kept.most_of_session..kept {
             tables.forget_oldest(|e| e.session == session);
         }
         tables.forget_surplus();

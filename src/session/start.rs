@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::audit::RefusedBy;
 use crate::domain::{
@@ -43,6 +43,10 @@ pub enum StdinMode {
     /// The client.
     Pipe,
 }
+
+/// How long a start keeps its turn while the kernel opens its program. Who owns the file can have that take seconds (a lease,
+/// fcntl(2); a file system of its own), and must not hold up the others.
+const TURN: Duration = Duration::from_millis(50);
 
 /// What its starter reads of what a job prints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -176,7 +180,7 @@ struct Ready {
     prepared: Prepared,
     slot: Slot,
     share: Share,
-    /// Held until the program runs: the warden is what is shared most.
+    /// Held until the program runs, or should: the warden is what is shared most.
     turn: Turn,
 }
 
@@ -262,9 +266,8 @@ impl Start<'_> {
         let size = cleared.value().command.terminal.as_ref().map(|t| t.size);
         let stdio = |error: std::io::Error| spawn_failed(SpawnStage::Stdio, &error, "standard streams");
         let (inner, ours) = streams::make(size, self.request.stdin == StdinMode::Pipe).map_err(stdio)?;
-        let released = prepared.release(&cleared, inner, &limits).await;
+        let released = in_turn(turn, prepared.release(&cleared, inner, &limits)).await;
         let running = released.map_err(|failure| told_breaker(self.core, &self.caller.principal, failure))?;
-        drop(turn);
         // Only a program that runs shows that spawning works.
         self.core.rooms.breaker.success();
         let overflow = self.request.overflow;
@@ -299,6 +302,17 @@ impl Start<'_> {
             listeners: Mutex::default(),
         };
         Ok(Released { job: Arc::new(job), pumps: streams.pumps, pauses: wishes, slot, limits })
+    }
+}
+
+/// Waits for what is done in this turn, and keeps the turn for [`TURN`] at most.
+async fn in_turn<T>(turn: Turn, done: impl Future<Output = T>) -> T {
+    let mut done = std::pin::pin!(done);
+    let soon = timeout(TURN, &mut done).await;
+    drop(turn);
+    match soon {
+        Ok(done) => done,
+        Err(_) => done.await,
     }
 }
 

@@ -42,8 +42,9 @@ impl SpawnFailure {
         // A profile that this kernel cannot give is as broken for the next request, but spawning is not.
         let lacking = self.stage == SpawnStage::Confine && self.errno == Errno::EOPNOTSUPP as i32;
         let wants = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE];
-        // Ours too: it did not come to the program, or not to what was cleared.
-        let ours = [Errno::EPROTO, Errno::ETIMEDOUT, Errno::ENOSPC];
+        // Ours too: it did not come to the program, or not to what was cleared. (One that takes too long is its owner's: a lease
+        // on it holds the kernel up.)
+        let ours = [Errno::EPROTO, Errno::ENOSPC];
         let stage = matches!(self.stage, SpawnStage::Exec | SpawnStage::Chdir);
         let errno = Errno::from_raw(self.errno);
         lacking || (stage && !wants.contains(&errno) && !ours.contains(&errno))

@@ -20,8 +20,8 @@ fn config(guest: &Path) -> String {
     format!("{two}[policy.hostile]\nmodule = {guest:?}\nmatch = {{ tenants = [\"a\"] }}\n")
 }
 
-/// The guest's tenant is denied with this fault, again and again; its neighbour is served at the same time.
-fn is_denied_by_name(guest: Guest<'_>, fault: &str) {
+/// The guest's tenant is denied with this fault, again and again; its neighbour is served at the same time. The operator's log.
+fn is_denied_by_name(guest: Guest<'_>, fault: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let gateway = Gateway::with(&config(&written(directory.path(), &guest.module())));
     run(async {
@@ -37,6 +37,7 @@ fn is_denied_by_name(guest: Guest<'_>, fault: &str) {
             assert_eq!(error["data"]["fault"], fault, "{error}");
         }
     });
+    gateway.log()
 }
 
 /// The load is refused, and what is said contains each of these.
@@ -74,6 +75,23 @@ fn a_guest_that_loops_is_stopped_at_its_budget() {
 fn a_guest_that_grows_memory_for_ever_meets_its_cap() {
     let grow = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     is_denied_by_name(Guest { review: grow, ..Guest::default() }, "memory");
+}
+
+/// One long text, pointed at many times, is little in the guest's memory and much in ours.
+#[test]
+fn a_guest_whose_answer_is_larger_than_its_memory_is_stopped_before_it_is_ours() {
+    let answer = "(local $i i32)
+        (loop $l
+            (i32.store (i32.add (i32.const 110000) (i32.mul (local.get $i) (i32.const 8))) (i32.const 4096))
+            (i32.store (i32.add (i32.const 110004) (i32.mul (local.get $i) (i32.const 8))) (i32.const 32768))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $l (i32.lt_u (local.get $i) (i32.const 126))))
+        (i32.store8 (i32.const 2048) (i32.const 1))
+        (i32.store (i32.const 2056) (i32.const 110000))
+        (i32.store (i32.const 2060) (i32.const 126))
+        (i32.const 2048)";
+    let log = is_denied_by_name(Guest { review: answer, ..Guest::default() }, "bad_answer");
+    assert!(log.contains("too much data"), "{log}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authentication::{refused, token_table, with_token};
 use crate::support::http::Exchange;
 use crate::support::raw::Raw;
-use crate::support::{Client, Gateway, PATIENCE, eventually, run, until};
+use crate::support::{Client, Gateway, PATIENCE, eventually, needs, run, tenants, until};
 use crate::transport::speak;
 
 /// No policy in the way, so that the ceilings of the core are what is met.
@@ -212,6 +212,82 @@ async fn flood(gateway: &Gateway, token: &str, stop: &CancellationToken) -> Vec<
 fn percentile(times: &mut [Duration], percent: usize) -> Duration {
     times.sort();
     times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
+/// Holds write leases on its files (fcntl(2), `F_SETLEASE`), so that the kernel lets nobody else open them, until it is killed.
+struct Leases(std::process::Child);
+
+impl Leases {
+    #[allow(clippy::disallowed_methods, reason = "what holds the leases")]
+    fn on(files: &[String]) -> Option<Self> {
+        use std::io::BufRead as _;
+        const HOLD: &str = "import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+held = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
+[fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK) for file in held]
+print('held', flush=True)
+signal.pause()";
+        let python = std::process::Command::new("python3")
+            .args(["-c", HOLD])
+            .args(files)
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let Ok(mut holder) = python else {
+            return needs(false, "Python holds the leases").then(|| unreachable!());
+        };
+        let mut said = String::new();
+        std::io::BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let holder = Self(holder);
+        needs(said == "held\n", "no lease is to be had").then_some(holder)
+    }
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn programs_that_their_owner_lets_nobody_open_hold_up_and_refuse_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let files: Vec<_> = (0..8).map(|n| directory.path().join(n.to_string()).display().to_string()).collect();
+    for file in &files {
+        std::fs::copy("/bin/true", file).unwrap();
+    }
+    let Some(_leases) = Leases::on(&files) else { return };
+    let gateway = Gateway::with(&tenants::two());
+    run(async {
+        let mut a = Client::with(&gateway, &[("authorization", "Bearer aa")]).await.unwrap();
+        let mut b = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();
+        let held_up = |file: &String| json!({"argv": [file], "view": false});
+        let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
+        for (at, file) in files.iter().enumerate() {
+            if at % 2 == 0 {
+                of_a.push(a.send("job.start", held_up(file)).await);
+            } else {
+                of_b.push(b.send("job.start", held_up(file)).await);
+            }
+        }
+        let mut other = Client::with(&gateway, &[("authorization", "Bearer bb")]).await.unwrap();
+        other.start(&["true"]).await;
+        let soon = tokio::time::timeout(Duration::ZERO, a.answer(of_a[0])).await;
+        assert!(soon.is_err(), "the kernel gave up before another was served");
+        for (client, ids) in [(&mut a, of_a), (&mut b, of_b)] {
+            for id in ids {
+                let error = client.answer(id).await.unwrap_err();
+                let data = &error["data"];
+                assert_eq!(
+                    (&data["kind"], &data["stage"]),
+                    (&json!("spawn_failed"), &json!("exec")),
+                    "{error}"
+                );
+            }
+        }
+        // Eight failures of two tenants: none of them speaks of the host.
+        other.start(&["true"]).await;
+    });
 }
 
 #[test]
