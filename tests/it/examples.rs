@@ -290,7 +290,7 @@ fn the_systemd_unit_says_what_the_gateway_relies_on() {
         "KillMode=mixed",
         "OOMPolicy=continue",
         "WatchdogSec=10s",
-        "TimeoutStopSec=60s",
+        "TimeoutStopSec=90s",
     ] {
         assert!(unit.lines().any(|l| l == line), "{line} is missing");
     }
