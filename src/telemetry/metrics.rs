@@ -50,7 +50,7 @@ pub const METRICS: [Metric; 32] = [
     metric(Gauge, "execgate_slots_sessions", &[], "Slots held by sessions, those being opened included."),
     metric(Gauge, "execgate_slots_jobs", &[], "Slots held by jobs, those being started included."),
     metric(Gauge, "execgate_connections", &[], "WebSockets open."),
-    metric(Counter, "execgate_connections_refused_total", &["why"], "Connections turned away at accept."),
+    metric(Counter, "execgate_connections_refused_total", &["why"], "Connections turned away."),
     metric(
         Counter,
         "execgate_http_responses_total",
