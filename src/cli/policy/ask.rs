@@ -52,8 +52,12 @@ impl<'a> Loader<'a> {
 
     /// The policies of the table; whether they are one that the table names.
     pub(super) fn load(&mut self, table: &Table) -> Result<(Pinned, bool), Trouble> {
-        let told =
-            |failure: policy::LoadFailure| Trouble::failed(format!("{}: {failure}", table.path.display()));
+        let told = |failure: policy::LoadFailure| {
+            let unreadable = matches!(failure.fault, policy::PolicyFault::Unreadable { .. });
+            let advice =
+                if unreadable { "; if it is not built yet, `execgate policy build` first" } else { "" };
+            Trouble::failed(format!("{}: {failure}{advice}", table.path.display()))
+        };
         let Some(own) = &table.policy else {
             if self.configured.is_none() {
                 self.configured = Some(configured(self.from)?);
