@@ -5,8 +5,8 @@ use execgate_policy_sdk::prelude::*;
 use crate::options::Objection;
 use crate::pattern::last_part;
 
-/// No rule allows it.
-pub(crate) fn no_rule(request: &CommandRequest) -> Denial {
+/// No rule allows it; `named` says whether one names its program.
+pub(crate) fn no_rule(request: &CommandRequest, named: bool) -> Denial {
     let executable = &request.executable;
     let program = &executable.requested;
     let message = match (&executable.found, &executable.interpreter) {
@@ -17,7 +17,8 @@ pub(crate) fn no_rule(request: &CommandRequest) -> Denial {
             "no rule allows {program:?}, a script that {:?} runs: both must be allowed",
             last_part(&interpreter.canonical)
         ),
-        (Some(_), None) => format!("no rule allows {program:?} with these arguments"),
+        (Some(_), None) if named => format!("no rule allows {program:?} with these arguments"),
+        (Some(_), None) => format!("no rule names {program:?}"),
     };
     Denial::new("default", "no_rule", message)
         .remedy(format!("use an allowed program, or ask the operator for a rule that allows {program:?}"))

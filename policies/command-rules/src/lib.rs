@@ -52,7 +52,10 @@ impl CommandPolicy for CommandRules {
         match decided {
             Some(Ok(permission)) => CommandVerdict::Allow(permission),
             Some(Err(denial)) => CommandVerdict::Deny(denial),
-            None => CommandVerdict::Deny(denial::no_rule(request)),
+            None => {
+                let named = settings.rules.iter().any(|rule| rule.names(&request.executable));
+                CommandVerdict::Deny(denial::no_rule(request, named))
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `--name` | this long option, spelled in full, without a value |
 //! | `--name=` | with a value, attached or as the next argument |
 //! | `--name=?` | with an attached value or none |
+//! | `--name=2` | with two values, the next two arguments |
 //!
 //! What is not written is refused: unknown options, abbreviations (`--checkpoint-act`), values for options that take
 //! none, and next-argument values that look like options. The last is why a wrong entry here cannot hide an option: should the
@@ -36,8 +37,12 @@ pub(crate) enum Objection<'a> {
     Operand(&'a str),
     /// More operands than are allowed: from here.
     TooMany(&'a str),
+    /// A number as an option, with letters behind it.
+    Joined(&'a str, String),
     /// For a reason of this program's.
     Because(&'a str, &'static str),
+    /// Likewise, with what to do instead.
+    Instead(&'a str, &'static str, &'static str),
 }
 
 /// Arguments that are allowed, taken apart.
@@ -57,6 +62,7 @@ enum Takes {
     Value,
     Attached,
     Next,
+    Two,
 }
 
 impl Arguments<'_> {
@@ -116,7 +122,12 @@ fn long<'a, S: AsRef<str>>(
         });
     };
     let value = match (takes, attached) {
-        (Takes::Nothing, Some(_)) => return Err(Objection::Value(argument)),
+        (Takes::Nothing | Takes::Two, Some(_)) => return Err(Objection::Value(argument)),
+        (Takes::Two, None) => {
+            let name = next(argument, rest).map_err(apart)?;
+            next(argument, rest).map_err(apart)?;
+            Some(name)
+        }
         (Takes::Nothing | Takes::Attached, value) | (Takes::Value | Takes::Next, value @ Some(_)) => value,
         (Takes::Value | Takes::Next, None) => Some(next(argument, rest)?),
     };
@@ -135,7 +146,10 @@ fn short<'a, S: AsRef<str>>(
         return Ok(());
     }
     for (at, letter) in argument.char_indices().skip(1) {
-        let Some(takes) = letter_takes(allowed, letter) else { return Err(Objection::Option(argument)) };
+        let Some(takes) = letter_takes(allowed, letter) else {
+            let apart = joined(allowed, argument);
+            return Err(apart.map_or(Objection::Option(argument), |apart| Objection::Joined(argument, apart)));
+        };
         let attached = argument.get(at + letter.len_utf8()..).filter(|rest| !rest.is_empty());
         let name = format!("-{letter}");
         match (takes, attached) {
@@ -149,9 +163,23 @@ fn short<'a, S: AsRef<str>>(
                 options.push((name, Some(next(argument, rest)?)));
                 return Ok(());
             }
+            (Takes::Two, _) => return Err(Objection::Option(argument)),
         }
     }
     Ok(())
+}
+
+/// How `-100f` is written in options of which each is known: `-n 100 -f`.
+fn joined<S: AsRef<str>>(allowed: &[S], argument: &str) -> Option<String> {
+    let rest = argument.strip_prefix('-')?;
+    let letters = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number = rest.strip_suffix(letters).filter(|number| !number.is_empty())?;
+    let has = |wanted: &str| allowed.iter().any(|spec| spec.as_ref() == wanted);
+    let known = !letters.is_empty()
+        && letters.chars().all(|letter| letter_takes(allowed, letter) == Some(Takes::Nothing));
+    // GNU tail takes `-100` only where nothing else is said.
+    let number = if has("-n=") { format!("-n {number}") } else { format!("-{number}") };
+    (known && has("-NUM")).then(|| format!("{number} -{letters}"))
 }
 
 fn letter_takes<S: AsRef<str>>(allowed: &[S], letter: char) -> Option<Takes> {
@@ -167,6 +195,8 @@ fn letter_takes<S: AsRef<str>>(allowed: &[S], letter: char) -> Option<Takes> {
 fn taken(written: &str) -> (&str, Takes) {
     if let Some(name) = written.strip_suffix("=?") {
         (name, Takes::Attached)
+    } else if let Some(name) = written.strip_suffix("=2") {
+        (name, Takes::Two)
     } else if let Some(name) = written.strip_suffix('=') {
         (name, Takes::Value)
     } else if let Some(name) = written.strip_suffix(':') {
@@ -183,6 +213,14 @@ fn next<'a>(option: &'a str, rest: &mut impl Iterator<Item = &'a str>) -> Result
     if value.starts_with('-') && !like_number { Err(Objection::LikeOption(option, value)) } else { Ok(value) }
 }
 
+/// One of two values cannot be attached.
+fn apart(objection: Objection<'_>) -> Objection<'_> {
+    match objection {
+        Objection::LikeOption(_, value) => Objection::Because(value, "a value must not look like an option"),
+        other => other,
+    }
+}
+
 /// Whether this is a way to write allowed options.
 pub(crate) fn is_written_well(spec: &str) -> bool {
     let (name, takes) = taken(spec);
@@ -191,6 +229,7 @@ pub(crate) fn is_written_well(spec: &str) -> bool {
         one && !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() && !"-=:".contains(c))
     };
     match (name.strip_prefix("--"), name.strip_prefix('-')) {
+        (None, Some(_)) if takes == Takes::Two => false,
         (Some(long), _) => {
             takes != Takes::Next
                 && !long.is_empty()
@@ -217,7 +256,10 @@ impl Objection<'_> {
             }
             Self::Operand(operand) => format!("{operand:?} is not allowed here"),
             Self::TooMany(operand) => format!("{operand:?} is one operand too many"),
-            Self::Because(argument, why) => format!("{argument:?} is refused: {why}"),
+            Self::Joined(option, _) => format!("{option:?} joins a number and other options"),
+            Self::Because(argument, why) | Self::Instead(argument, why, _) => {
+                format!("{argument:?} is refused: {why}")
+            }
         }
     }
 
@@ -228,6 +270,8 @@ impl Objection<'_> {
                 "leave it out, or ask the operator for a rule that allows it".to_owned()
             }
             Self::Abbreviated(_, full) => format!("write {full}"),
+            Self::Joined(_, apart) => format!("write {apart}"),
+            Self::Instead(_, _, instead) => (*instead).to_owned(),
             Self::NoValue(option) => format!("give {option} a value"),
             Self::Value(_) => "leave the value out, or write it as an argument of its own".to_owned(),
             Self::LikeOption(option, value) if option.starts_with("--") => {

@@ -31,8 +31,11 @@ const HARMLESS: [&str; 32] = [
     "DU_BLOCK_SIZE", "EXECGATE_JOB",
 ];
 
-/// Programs that put what they do not hold in memory into a temporary file: the only ones that may write one.
-const TEMPORARY: [&str; 2] = ["sort", "tac"];
+/// The only program that may write a temporary file: it takes a pipe's content into one, and unlinks it at once.
+const TEMPORARY: &str = "tac";
+
+/// Where temporary files cannot be made: what would write one ends with a message instead, and leaves nothing however it ends.
+const NO_TEMPORARY: (&str, &str) = ("TMPDIR", "/dev/null");
 
 /// What a program may be given.
 struct Program {
@@ -77,10 +80,7 @@ pub(crate) fn decide(request: &CommandRequest, settings: &Settings) -> Option<Re
         Err(objection) => Err(denial::argument(&rule, program, &objection)),
         Ok(terms) => match request.env.iter().find(|v| !terms.allow(&v.name, &settings.env_allow)) {
             Some(variable) => Err(denial::variable(&rule, program, &variable.name)),
-            None => {
-                let writes = TEMPORARY.contains(&program);
-                Ok(terms.permission(&rule, settings.process_limit, writes))
-            }
+            None => Ok(terms.permission(&rule, settings.process_limit, program == TEMPORARY)),
         },
     })
 }
@@ -94,7 +94,10 @@ fn judge<'a>(name: &str, arguments: &'a [String]) -> Option<Result<Terms, Object
         "echo" | "printf" | "true" | "false" | "test" | "[" | "expr" => Some(Ok(alone)),
         _ => {
             let program = programs::PROGRAMS.iter().find(|program| program.name == name)?;
-            let terms = Terms { processes: program.processes, ..Terms::default() };
+            let mut terms = Terms { processes: program.processes, ..Terms::default() };
+            if name == "sort" {
+                terms.env.push((NO_TEMPORARY.0.to_owned(), NO_TEMPORARY.1.to_owned()));
+            }
             Some(program.judge(arguments).map(|()| terms))
         }
     }

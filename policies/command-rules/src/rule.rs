@@ -46,7 +46,7 @@ pub(crate) struct Rule {
     interpreters: Vec<String>,
     /// Patterns for the arguments, one list an alternative: one pattern an argument, `**` for any further ones.
     args: Option<Vec<Vec<String>>>,
-    /// The options it may be given, spelled in full: `-abc`, `-n=`, `-n=?`, `-n:`, `-NUM`, `--name`, `--name=`, `--name=?`.
+    /// The options it may be given, spelled in full: `-abc`, `-n=`, `-n=?`, `-n:`, `-NUM`, `--name`, `--name=`, `--name=?`, `--name=2`.
     pub(crate) options: Option<Vec<String>>,
     /// With `options`: patterns, one of which every operand is like.
     pub(crate) operands: Option<Vec<String>>,
@@ -166,7 +166,8 @@ impl Rule {
         }
     }
 
-    fn names(&self, executable: &Executable) -> bool {
+    /// Whether it says this program, by name or path.
+    pub(crate) fn names(&self, executable: &Executable) -> bool {
         let named = |path: &str| self.programs.iter().any(|p| p == last_part(path));
         let by_name = executable.found.as_deref().is_some_and(named);
         // A denial by name holds for the file by whatever name it was called.

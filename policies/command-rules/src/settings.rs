@@ -104,7 +104,7 @@ impl Rule {
         if let Some(spec) = wrong {
             error(
                 "options",
-                &format!("{spec:?}: write -abc, -n=, -n=?, -n:, -NUM, --name, --name= or --name=?"),
+                &format!("{spec:?}: write -abc, -n=, -n=?, -n:, -NUM, --name, --name=, --name=? or --name=2"),
             );
         }
         if self.options.is_none() && (self.max_operands.is_some() || self.operands.is_some()) {

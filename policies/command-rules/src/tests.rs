@@ -46,6 +46,38 @@ fn settings_that_make_no_sense_are_refused_by_path() {
 }
 
 #[test]
+fn a_denial_says_what_to_do_instead() {
+    let denied = |settings: &str, argv: &[&str]| {
+        let settings = harness::settings::<CommandRules>(settings).unwrap();
+        match CommandRules::review(&settings, &harness::command(argv)) {
+            CommandVerdict::Deny(denial) => {
+                format!("{} / {}", denial.message, denial.remedy.unwrap_or_default())
+            }
+            other => panic!("{argv:?}: {other:?}"),
+        }
+    };
+    let preset = r#"{"preset":"read-only"}"#;
+    let named = r#"{"preset":"read-only","rules":[{"id":"x","effect":"allow","programs":["journalctl"],"args":[["-x"]]}]}"#;
+    for (settings, argv, said) in [
+        (preset, &["journalctl"][..], "no rule names \"journalctl\" / "),
+        (named, &["journalctl"], "no rule allows \"journalctl\" with these arguments / "),
+        (named, &["dpkg"], "no rule names \"dpkg\" / "),
+        (preset, &["tail", "-100f", "a"], "joins a number and other options / write -n 100 -f"),
+        (preset, &["grep", "-5n", "x"], "/ write -5 -n"),
+        (preset, &["tail", "-100k", "a"], "\"-100k\" is not one of the options that are allowed here"),
+        (
+            preset,
+            &["git", "-C", "/srv", "log"],
+            "/ start the job there: cwd of job.start, -C of execgate exec",
+        ),
+        (preset, &["jq", "--arg", "a", "-f", "."], "\"-f\" is refused: a value must not look like an option"),
+    ] {
+        let answer = denied(settings, argv);
+        assert!(answer.contains(said), "{argv:?}: {answer}");
+    }
+}
+
+#[test]
 fn whoever_allows_an_interpreter_is_warned() {
     let warned = |rule: &str| {
         let settings = harness::settings::<CommandRules>(&format!(r#"{{"rules":[{rule}]}}"#)).unwrap();

@@ -12,8 +12,8 @@
 
 use crate::options::{self, Arguments, Objection};
 
-use super::Terms;
 use super::git_options::{SUBCOMMANDS, Subcommand};
+use super::{NO_TEMPORARY, Terms};
 
 /// Before the subcommand. `-c`, `-C`, `--exec-path`, `--git-dir`, `--work-tree`, `--config-env`, `-p` and the others are left out: they
 /// name programs, other repositories or a pager.
@@ -36,7 +36,7 @@ const ALIAS: &str = "execgate-";
 const NOTHING: &str = "/bin/false";
 
 /// Set whatever they were.
-const VARIABLES: [(&str, &str); 11] = [
+const VARIABLES: [(&str, &str); 12] = [
     ("GIT_PAGER", "cat"),
     ("GIT_CONFIG_NOSYSTEM", "1"),
     ("GIT_CONFIG_GLOBAL", "/dev/null"),
@@ -48,12 +48,18 @@ const VARIABLES: [(&str, &str); 11] = [
     ("GIT_EDITOR", NOTHING),
     ("GIT_ASKPASS", NOTHING),
     ("GIT_SSH_COMMAND", NOTHING),
+    // Checking a signature writes it to a temporary file, and a repository's own configuration can ask for that.
+    NO_TEMPORARY,
 ];
 
 /// Configuration with the precedence of `-c`. One thread each, because threads count as processes.
-const CONFIG: [(&str, &str); 15] = [
+const CONFIG: [(&str, &str); 17] = [
     ("core.fsmonitor", "false"),
     ("core.hooksPath", "/dev/null"),
+    // A tree can hold the files of a bare repository, which belong to whoever checked it out: `safe.directory` trusts them.
+    ("safe.bareRepository", "explicit"),
+    // Else diff locks the index, whatever GIT_OPTIONAL_LOCKS says, and dies of the file size limit.
+    ("diff.autoRefreshIndex", "false"),
     ("core.attributesFile", "/dev/null"),
     ("gpg.program", NOTHING),
     ("gpg.openpgp.program", NOTHING),
@@ -96,7 +102,7 @@ fn read<'a>(subcommand: &Subcommand, rest: &'a [String]) -> Result<Arguments<'a>
     let read = options::read(&allowed, rest)?;
     let signed = |(name, value): &(String, Option<&'a str>)| {
         let formats = matches!(name.as_str(), "--format" | "--pretty" | "--sort");
-        value.filter(|value| formats && (value.contains("%G") || value.contains("signature")))
+        value.filter(|value| formats && (names_signature(value) || value.contains("signature")))
     };
     // `remerge` and whatever else may come to write.
     #[rustfmt::skip]
@@ -114,7 +120,16 @@ fn read<'a>(subcommand: &Subcommand, rest: &'a [String]) -> Result<Arguments<'a>
     }
 }
 
+/// `%G?` and its kin, also as `%+G?`, `%-G?` and `% G?`.
+fn names_signature(format: &str) -> bool {
+    format.split('%').skip(1).any(|rest| rest.trim_start_matches(['+', '-', ' ']).starts_with('G'))
+}
+
 fn refused(name: &str) -> Objection<'_> {
+    if name == "-C" {
+        let why = "the repository is that of the job's working directory";
+        return Objection::Instead(name, why, "start the job there: cwd of job.start, -C of execgate exec");
+    }
     if name.starts_with('-') {
         return Objection::Because(name, "before the subcommand only --no-pager and its like may stand");
     }

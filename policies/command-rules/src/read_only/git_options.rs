@@ -185,15 +185,17 @@ fn names_remotes<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     }
 }
 
-/// With an option that asks; else two operands would set.
+/// With an option or a word that asks; else two operands would set. (To a git that does not know the words yet they are keys without a dot,
+/// which it refuses.)
 fn asks<'a>(read: &Arguments<'a>) -> Result<(), Objection<'a>> {
     const ASKING: [&str; 6] = ["-l", "--list", "--get", "--get-all", "--get-regexp", "--get-urlmatch"];
-    match read.operands.first() {
+    match read.operands.as_slice() {
         _ if read.has(&ASKING) => Ok(()),
-        Some(operand) => {
+        ["list"] | ["get", _] => Ok(()),
+        [operand, ..] => {
             Err(Objection::Because(operand, "say --get or --list; without it a value could be set"))
         }
-        None => Err(Objection::Because("config", "say --get or --list")),
+        [] => Err(Objection::Because("config", "say --get or --list")),
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) const PROGRAMS: &[Program] = &[
     program("jq", Any, &[
         "-acCejMnrRsS", "--ascii-output", "--compact-output", "--color-output", "--exit-status", "--join-output",
         "--monochrome-output", "--null-input", "--raw-output", "--raw-input", "--slurp", "--sort-keys", "--tab", "--seq", "--stream",
-        "--unbuffered",
+        "--unbuffered", "--arg=2", "--argjson=2", "--indent=",
     ]),
     program("date", Judged(small::date), &[
         "-uR", "-d=", "-r=", "-I=?", "--date=", "--reference=", "--utc", "--universal", "--rfc-email", "--rfc-3339=", "--iso-8601=?",
