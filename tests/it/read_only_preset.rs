@@ -257,3 +257,109 @@ fn honest_use_is_allowed_on_real_programs_and_changes_nothing() {
         eprintln!("NOTE: {ran} rows ran; not tried, because these programs are not installed: {missing:?}");
     }
 }
+
+fn git(folder: &Path, arguments: &[&str]) -> String {
+    let mut git = Command::new("git");
+    let done = git.args(arguments).current_dir(folder).stdin(Stdio::null()).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+/// A repository whose branch `signed` is a commit with what looks like a signature.
+fn signed() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("f"), "one\n").unwrap();
+    git(at, &["init", "-q", "-b", "main", "."]);
+    git(at, &["add", "."]);
+    git(at, &["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "-m", "one"]);
+    let tree = git(at, &["rev-parse", "HEAD^{tree}"]);
+    let commit = format!(
+        "tree {tree}\nauthor n <e> 1 +0000\ncommitter n <e> 1 +0000\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n \
+         -----END PGP SIGNATURE-----\n\nsigned\n"
+    );
+    std::fs::write(at.join("commit"), commit).unwrap();
+    let id = git(at, &["hash-object", "-t", "commit", "-w", "commit"]);
+    git(at, &["branch", "signed", &id]);
+    folder
+}
+
+#[test]
+fn what_would_write_on_the_way_ends_well_and_leaves_nothing() {
+    if !needs(Command::new("git").arg("--version").output().is_ok(), "there is no git") {
+        return;
+    }
+    let folder = signed();
+    let at = folder.path();
+    // Signatures are checked because the repository says so.
+    git(at, &["config", "format.pretty", "%h %G? %s"]);
+    git(at, &["config", "branch.sort", "signature"]);
+    std::fs::write(at.join("big"), "more than fits\n".repeat(400_000)).unwrap();
+    // A file that looks changed and is not: diff would note that in the index.
+    let touched = std::fs::File::options().append(true).open(at.join("f")).unwrap();
+    touched.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
+    let gateway = Gateway::with(CONFIG);
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        for (argv, code, stream, said) in [
+            (&["git", "diff"][..], 0, "stdout", ""),
+            (&["git", "diff", "HEAD"], 0, "stdout", ""),
+            (&["git", "log", "-1", "signed"], 0, "stdout", " N signed"),
+            (&["git", "branch"], 0, "stdout", "signed"),
+            (&["git", "diff", "HEAD", "signed"], 0, "stdout", ""),
+            (&["sort", "-S", "1M", "big"], 2, "stderr", "temporary file"),
+        ] {
+            let start = json!({"argv": argv, "cwd": at});
+            let job = client.call("job.start", start).await.unwrap()["job"].as_str().unwrap().to_owned();
+            let output = String::from_utf8(client.output(&job, stream).await).unwrap();
+            let exited = client.event_of("job.exited", &job).await;
+            assert_eq!(exited["code"], code, "{argv:?}: {exited}");
+            assert!(output.contains(said), "{argv:?}: {output}");
+            assert!(!at.join(".git/index.lock").exists(), "{argv:?}");
+        }
+        for format in ["--format=%+G?", "--format=%-GS", "--pretty=tformat:% G?"] {
+            let start = json!({"argv": ["git", "log", format, "signed"], "cwd": at});
+            assert_eq!(client.refused("job.start", start).await, "policy_denied", "{format}");
+        }
+    });
+}
+
+/// Of the one that checked it out, so that git trusts it.
+#[test]
+fn a_bare_repository_in_a_tree_runs_nothing_without_a_process_limit_either() {
+    if !needs(Command::new("git").arg("--version").output().is_ok(), "there is no git") {
+        return;
+    }
+    let hostile = Hostile::new();
+    let fire = hostile.path().join("fire").display().to_string();
+    hostile.git(&["init", "-q", "--bare", "vendor/x.git"]);
+    for (key, value) in [("core.bare", "false"), ("core.worktree", ".."), ("filter.y.clean", fire.as_str())] {
+        hostile.git(&["config", "--file", "vendor/x.git/config", key, value]);
+    }
+    let vendor = hostile.path().join("vendor");
+    let inner = vendor.join("x.git");
+    std::fs::write(vendor.join(".gitattributes"), "* filter=y\n").unwrap();
+    std::fs::write(vendor.join("b"), "b\n").unwrap();
+    std::fs::write(vendor.join("a"), "a\n").unwrap();
+    git(&inner, &["add", "-f", "../a"]);
+    let gateway = Gateway::with(&CONFIG.replace("preset =", "process_limit = false, preset ="));
+    std::fs::write(vendor.join("a"), "changed\n").unwrap();
+    hostile.fired();
+    git(&inner, &["diff"]);
+    assert!(hostile.fired(), "plain git runs what the repository names, else this test shows nothing");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        for (at, arguments) in
+            [&["status"][..], &["diff"], &["diff", "--no-index", "../a", "../b"]].into_iter().enumerate()
+        {
+            std::fs::write(vendor.join("a"), "changed again\n".repeat(at + 1)).unwrap();
+            let mut argv = vec!["git"];
+            argv.extend(arguments);
+            let start = json!({"argv": argv, "cwd": inner});
+            let job = client.call("job.start", start).await.unwrap()["job"].as_str().unwrap().to_owned();
+            let _ = client.output(&job, "stderr").await;
+            client.event_of("job.exited", &job).await;
+            assert!(!hostile.fired(), "{arguments:?} ran what the repository names");
+        }
+    });
+}
