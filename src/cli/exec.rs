@@ -2,6 +2,7 @@
 //!
 //! Standard output and error stay apart, signals go to the job, and the exit code is the command's.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,11 +41,13 @@ pub(super) fn run(args: &args::Exec) -> Result<ExitCode, Trouble> {
 
 /// `shell`
 pub(super) fn shell(args: &args::Shell) -> Result<ExitCode, Trouble> {
+    // As ssh(1) does: a shell that reads a script or a pipe needs no terminal, and would not see the end of it there.
+    let pty = std::io::stdin().is_terminal();
     let alternatives = match &args.program {
         Some(program) => vec![vec![program.clone()]],
         None => ["bash", "sh"].map(|name| vec![name.to_owned()]).to_vec(),
     };
-    let order = Order { alternatives, env: &[], cwd: args.cwd.as_deref(), timeout: None, pty: true };
+    let order = Order { alternatives, env: &[], cwd: args.cwd.as_deref(), timeout: None, pty };
     anywhere(&order, args.local, &args.target)
 }
 

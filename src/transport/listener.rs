@@ -178,7 +178,7 @@ impl Door {
         let router = router.layer(axum::Extension(ConnectInfo(peer))).layer(axum::Extension(guest));
         let settings = &*self.settings.load_full();
         // A server that shuts down waits for nobody who has asked for nothing.
-        let spoke = stop.run_until_cancelled(timeout(settings.first_byte, socket.readable())).await;
+        let spoke = stop.run_until_cancelled(timeout(settings.first_byte, socket.peek(&mut [0]))).await;
         if !matches!(spoke, Some(Ok(_))) || !self.may_speak_plainly(peer) {
             return;
         }

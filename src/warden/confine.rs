@@ -60,6 +60,21 @@ pub(super) fn fresh_state() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Makes of this process one that the kernel, out of memory, ends before the warden and the gateway: [`LIKELIER`] points of
+/// `oom_score_adj` (proc_pid_oom_score_adj(5)) above what it inherited, and never less than what nobody has touched has. Where it
+/// cannot, it stays as it is.
+pub(super) fn end_first() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let inherited = std::fs::read_to_string(SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if let Some(inherited) = inherited {
+        let own = inherited.saturating_add(LIKELIER).clamp(0, 1000);
+        let _ = std::fs::write(SCORE, own.to_string());
+    }
+}
+
+/// Points: a tenth of the host's memory.
+const LIKELIER: i32 = 100;
+
 /// Resource limits and niceness, each set explicitly. `descriptors` are the limits the warden itself was born with, of which
 /// a job gets half at most: the kernel holds what a user has in flight over sockets against the limit of whoever sends
 /// (unix(7), ETOOMANYREFS), and a job must not use up what gateway and warden send. `nice` is what every job gets added,

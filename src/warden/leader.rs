@@ -91,6 +91,8 @@ fn become_job(
     own: OwnedFd,
     ruleset: Option<OwnedFd>,
 ) -> Result<Infallible, Ended> {
+    // Before the base, which closes what is below /proc.
+    confine::end_first();
     let base = |errno| WireFailure::new(SpawnStage::Confine, errno, "base");
     orders.base.put_on(ruleset.as_ref().map(AsFd::as_fd)).map_err(base)?;
     drop(ruleset);

@@ -143,6 +143,10 @@ fn a_shell_passes_on_its_exit_code_and_completions_are_printed() {
         gateway.cli(&["shell", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     shell.stdin.take().unwrap().write_all(b"exit 5\n").unwrap();
     assert_eq!(shell.wait_with_output().unwrap().status.code(), Some(5));
+    for program in ["sh", "cat"] {
+        let silent = gateway.cli(&["shell", program]).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(silent.status.code(), Some(0), "with nothing to read there is nothing to do: {silent:?}");
+    }
     let bash = gateway.cli(&["completions", "bash"]).output().unwrap();
     assert!(out(&bash).contains("complete -F"), "{}", out(&bash));
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();

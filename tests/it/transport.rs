@@ -140,10 +140,12 @@ fn headers_have_a_bound() {
 
 #[test]
 fn a_silent_peer_and_a_dribbling_one_are_cut_off() {
-    let gateway = Gateway::with("[limits]\nfirst_byte = \"200ms\"\nheader_time = \"500ms\"\n");
+    let silent = Gateway::with("[limits]\nfirst_byte = \"200ms\"\nheader_time = \"1h\"\n");
+    let gateway = Gateway::with("[limits]\nfirst_byte = \"1h\"\nheader_time = \"500ms\"\n");
     run(async {
         let since = Instant::now();
-        assert_eq!(speak(&gateway, "").await, "");
+        let said = timeout(PATIENCE, speak(&silent, "")).await;
+        assert_eq!(said.expect("a silent peer was never cut off"), "");
         eprintln!("silent peer cut off after {:?} of 200 ms", since.elapsed());
         let mut socket = TcpStream::connect(gateway.address()).await.unwrap();
         let since = Instant::now();

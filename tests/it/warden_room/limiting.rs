@@ -42,6 +42,15 @@ fn own_groups(pid: i32) -> Vec<PathBuf> {
     of.lines().filter_map(place).filter(|path| path.exists()).collect()
 }
 
+in_each_tier!(a_job_is_ended_before_its_gateway_when_the_host_is_out_of_memory, |warden| async move {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let of = |text: &str| text.trim().parse::<i32>().unwrap();
+    let (_running, ends) = start(&warden, job_id(), &["cat", SCORE]).await;
+    let own = of(&fs::read_to_string(SCORE).unwrap());
+    assert_eq!(of(&output(ends.stdout).await), (own + 100).clamp(0, 1000));
+    idle(&warden).await;
+});
+
 in_each_tier!(a_memory_hog_ends_by_the_memory_limit, |warden| async move {
     if !keeps(&warden, "memory") {
         return;
