@@ -144,6 +144,8 @@ pub struct Card {
     pub decision: DecisionId,
     /// It has a terminal.
     pub terminal: bool,
+    /// Its owner may come back to it: the session can be detached.
+    pub detachable: bool,
 }
 
 /// A started job. Everybody who knows it shares this; its task alone writes the state.

@@ -286,6 +286,7 @@ impl Start<'_> {
             started_at: SystemTime::now(),
             decision: cleared.terms().decision,
             terminal: command.terminal.is_some(),
+            detachable: self.session.detach.is_some(),
         };
         tracing::info!(job = %id, session = %card.session, tenant = %card.owner.tenant, decision = %card.decision, pid = card.pid, "job started");
         let (pauses, wishes) = mpsc::channel(PAUSES);

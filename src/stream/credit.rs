@@ -75,6 +75,11 @@ impl Credit {
         self.sent
     }
 
+    /// Something was sent of which a viewer that acknowledges has not said that it got it.
+    pub(super) const fn is_open(&self) -> bool {
+        self.window.is_some() && self.acked < self.sent
+    }
+
     /// How many bytes may be handed out now.
     pub(super) fn available(&self) -> u64 {
         match self.window {

@@ -193,6 +193,13 @@ impl Cursor {
         stock.plumbing.sources().iter().all(|source| self.places.get(*source).end == End::Told)
     }
 
+    /// It is the owner's, acknowledges what it gets, and has not acknowledged all that it was given: with its connection that may
+    /// be lost.
+    pub(super) fn is_unsure(&self, stock: &Stock) -> bool {
+        let open = |source: &Source| self.places.get(*source).credit.is_open();
+        self.kind == ViewKind::Write && stock.plumbing.sources().iter().any(open)
+    }
+
     /// Takes the next thing, at most `max` bytes of it.
     pub(super) fn take(&mut self, stock: &Stock, max: u64, out: &mut impl BufMut) -> Option<Item> {
         self.end_of_stream(stock).or_else(|| self.next(stock, max, out))

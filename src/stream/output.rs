@@ -175,15 +175,16 @@ impl Output {
 
     /// Somebody will read all that the rings hold at the end: until the debt is [forgiven](Output::forgive) they are kept whole.
     pub fn owe(&self) {
-        self.lock().owed = Debt::Owed;
+        self.lock().owe();
     }
 
     /// Nobody will come for what is owed: his session is over, or the job is forgotten.
     pub fn forgive(&self) {
         {
             let mut state = self.lock();
-            state.owed = Debt::None;
+            state.owed = Debt::Forgiven;
             state.awaited = None;
+            state.changed();
         }
         self.shared.read_out.notify_waiters();
     }

@@ -41,8 +41,10 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Debt {
     None,
-    /// A write viewer's connection broke before it was through, or the rings are to be read at the end.
+    /// A write viewer's connection broke before it had everything, or the rings are to be read at the end.
     Owed,
+    /// Nobody can come any more.
+    Forgiven,
 }
 
 /// A viewer's cursor and the number that its handle knows it by.
@@ -60,7 +62,9 @@ impl State {
 
     /// Makes room for another write viewer: the one there is observes from now on, and nothing is owed but to the new one.
     pub(super) fn displace_writer(&mut self, except: Option<u64>) {
-        self.owed = Debt::None;
+        if self.owed == Debt::Owed {
+            self.owed = Debt::None;
+        }
         self.awaited = None;
         let writer = |seat: &&mut Seat| seat.cursor.kind == ViewKind::Write && Some(seat.number) != except;
         for seat in self.viewers.iter_mut().filter(writer) {
@@ -150,9 +154,24 @@ impl State {
 
     /// No viewer has anything left to get, nor will one come for anything.
     pub(super) fn is_read_out(&self) -> bool {
-        self.owed == Debt::None
+        self.owed != Debt::Owed
             && self.awaited.is_none()
-            && self.viewers.iter().all(|seat| seat.cursor.is_through(&self.stock))
+            && self
+                .viewers
+                .iter()
+                .all(|seat| seat.cursor.is_through(&self.stock) && !self.is_unsure(&seat.cursor))
+    }
+
+    /// Whether the viewer may come back for what it was given.
+    pub(super) fn is_unsure(&self, cursor: &Cursor) -> bool {
+        self.owed != Debt::Forgiven && cursor.is_unsure(&self.stock)
+    }
+
+    /// Somebody may come back.
+    pub(super) fn owe(&mut self) {
+        if self.owed != Debt::Forgiven {
+            self.owed = Debt::Owed;
+        }
     }
 
     /// Has every viewer look again.

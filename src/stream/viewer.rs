@@ -13,7 +13,7 @@ use super::cursor::{Cursor, Item, Plane, ViewKind, Waker};
 use super::lane::Stock;
 use super::output::{CHUNK, Output};
 use super::source::Source;
-use super::state::{Debt, State};
+use super::state::State;
 
 /// What a new viewer wants.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +104,7 @@ impl Output {
     /// observes, and what it has not got is owed to the next owner until the debt is [forgiven](Output::forgive).
     pub fn change_hands(&self, leaving: Option<&Arc<Notify>>) {
         let mut state = self.lock();
+        let unsure = state.writer().is_some_and(|cursor| cursor.is_unsure(&state.stock));
         let State { stock, viewers, .. } = &mut *state;
         let writer = viewers.iter_mut().map(|seat| &mut seat.cursor).find(|c| c.kind == ViewKind::Write);
         let owed = match writer {
@@ -111,14 +112,14 @@ impl Output {
             Some(cursor) if leaving.is_some_and(|wake| cursor.waker.is_of(wake)) => {
                 cursor.kind = ViewKind::Observe;
                 cursor.waker.wake();
-                !cursor.is_through(stock)
+                !cursor.is_through(stock) || unsure
             }
             // The next owner's, who came first.
             Some(_) => false,
         };
         state.awaited = None;
         if owed {
-            state.owed = Debt::Owed;
+            state.owe();
         }
         drop(state);
         self.viewers_changed();
@@ -209,10 +210,10 @@ impl Viewer {
     /// until then, or until the debt is [forgiven](Output::forgive).
     pub fn break_off(self) {
         let mut state = self.output.lock();
-        let State { stock, viewers, owed, .. } = &mut *state;
-        let seat = viewers.iter().find(|seat| seat.number == self.number);
-        if seat.is_some_and(|seat| seat.cursor.kind == ViewKind::Write && !seat.cursor.is_through(stock)) {
-            *owed = Debt::Owed;
+        let seat = state.viewers.iter().find(|seat| seat.number == self.number);
+        let lacks = |cursor: &Cursor| !cursor.is_through(&state.stock) || cursor.is_unsure(&state.stock);
+        if seat.is_some_and(|seat| seat.cursor.kind == ViewKind::Write && lacks(&seat.cursor)) {
+            state.owe();
         }
     }
 
@@ -234,6 +235,13 @@ impl Viewer {
     /// Every stream ended and this viewer was told: it has everything it will ever get.
     pub fn is_through(&self) -> bool {
         self.with(|cursor, stock| cursor.is_through(stock)).unwrap_or(true)
+    }
+
+    /// It was given everything, but has not acknowledged all of it, and may come back.
+    pub fn is_unsure(&self) -> bool {
+        let state = self.output.lock();
+        let seat = state.viewers.iter().find(|seat| seat.number == self.number);
+        seat.is_some_and(|seat| state.is_unsure(&seat.cursor))
     }
 
     /// Bytes of each stream: produced by the job, delivered to and dropped for this viewer.

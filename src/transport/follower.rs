@@ -90,9 +90,10 @@ impl Follower {
         self.job.card.id
     }
 
-    /// `job.closed` is out, and every answer that waited for it.
+    /// `job.closed` is out, and every answer that waited for it; and an owner that could come back needs nothing again.
     pub(super) fn is_done(&self) -> bool {
-        self.told.closed && self.parked.is_empty()
+        let comes_back = || self.job.card.detachable && self.viewer.is_unsure();
+        self.told.closed && self.parked.is_empty() && !comes_back()
     }
 
     /// Gives nothing out until it was let go so many times more.

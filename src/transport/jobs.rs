@@ -161,7 +161,7 @@ pub(super) fn ack(
 ) -> Result<Value, Failure> {
     let job = followed(on, job)?;
     let mut table = on.followers.lock();
-    // A job that is over for this connection has nothing left to acknowledge.
+    // A job that is over for this connection and its owner has nothing left to acknowledge.
     let follower = table.find(job.card.id).filter(|f| f.viewer.kind() != ViewKind::Muted);
     let Some(follower) = follower else { return Ok(view::nothing()) };
     follower.windowed |= window.is_some();

@@ -243,3 +243,33 @@ fn an_http_request_that_is_dropped_with_bytes_behind_it_takes_its_job_along() {
         assert!(took < Duration::from_secs(15), "only a ping's time later: {took:?}");
     });
 }
+
+#[test]
+fn a_viewer_goes_on_by_its_acknowledgements_when_its_job_is_forgotten() {
+    let gateway = Gateway::with("[limits]\nended_jobs_per_session = 1\n");
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        let params = json!({"argv": ["head", "-c", "20000", "/dev/zero"], "window": 4096});
+        let job = client.call("job.start", params).await.unwrap()["job"].as_str().unwrap().to_owned();
+        client.call("job.wait", json!({"job": job})).await.unwrap();
+        for _ in 0..2 {
+            let later = client.start(&["true"]).await;
+            client.event_of("job.closed", &later).await;
+        }
+        assert_eq!(client.refused("job.get", json!({"job": job})).await, "not_found");
+        let mut got = 0;
+        loop {
+            let of = |v: &Value| v["params"]["job"] == job && v["params"]["stream"] == "stdout";
+            let message = client.find("more of it", of).await;
+            if message["method"] == "job.eof" {
+                break;
+            }
+            got += message["params"]["data"].as_str().unwrap().len();
+            if got < 20_000 {
+                client.call("job.ack", json!({"job": job, "stream": "stdout", "offset": got})).await.unwrap();
+            }
+        }
+        assert_eq!(got, 20_000);
+        client.event_of("job.closed", &job).await;
+    });
+}

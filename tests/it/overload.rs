@@ -295,8 +295,7 @@ fn a_tenant_that_floods_waits_for_itself_and_another_is_served_in_its_turn() {
     const FLOODERS: usize = 3;
     let tokens = token_table("ada", "acme", &[]) + &token_table("bob", "bolt", &[]);
     // A loaded machine may take its time; the test is about whose turn it is.
-    let limits =
-        "[limits]\njobs = 1000\nrequests_per_second = 100000\n[policies]\nwait = \"20s\"\n";
+    let limits = "[limits]\njobs = 1000\nrequests_per_second = 100000\n[policies]\nwait = \"20s\"\n";
     let gateway = Gateway::with(&format!("{OPEN}{tokens}{limits}"));
     run(async {
         let mut bob = with_token(&gateway, "bob").await.unwrap();

@@ -212,6 +212,26 @@ fn a_detached_session_lives_on_and_nothing_is_lost_or_doubled() {
     });
 }
 
+/// A connection may be dead for long before anybody notices: what is on its way then arrives nowhere.
+#[test]
+fn what_was_sent_and_not_acknowledged_is_there_for_the_owner_that_comes_back_after_the_end() {
+    let gateway = Gateway::start();
+    run(async {
+        let mut first = Client::connect(&gateway).await;
+        let opened = first.call("session.open", json!({"on_disconnect": "detach"})).await.unwrap();
+        let session = opened["session"].as_str().unwrap().to_owned();
+        let params =
+            json!({"session": session, "argv": ["head", "-c", "60000", "/dev/zero"], "window": 1 << 20});
+        let job = first.call("job.start", params).await.unwrap()["job"].as_str().unwrap().to_owned();
+        first.event_of("job.closed", &job).await;
+        let mut second = Client::connect(&gateway).await;
+        second.call("session.attach", json!({"session": session, "takeover": true})).await.unwrap();
+        let params = json!({"job": job, "from": {"stdout": 0}, "mode": "write"});
+        second.call("job.attach", params).await.unwrap();
+        assert_eq!(second.output(&job, "stdout").await.len(), 60_000);
+    });
+}
+
 #[test]
 fn a_connection_whose_default_session_was_taken_over_makes_another() {
     let gateway = Gateway::start();

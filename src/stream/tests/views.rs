@@ -312,6 +312,31 @@ fn a_job_that_ends_before_its_reader_comes_is_kept_whole_for_it() {
 }
 
 #[test]
+fn what_an_owner_has_not_acknowledged_is_kept_for_its_coming_back() {
+    let given = || {
+        let output = Output::new(terms(Overflow::Block, 64 * 1024));
+        let mut owner = view(&output, ViewKind::Write, Some(128 * 1024));
+        assert_eq!(print(&output, Source::Stdout, 50_000), 50_000);
+        [Source::Stdout, Source::Stderr].iter().for_each(|source| output.end(*source));
+        take_all(&mut owner);
+        assert!(owner.is_through() && owner.is_unsure() && !output.shrink_to_tail(100));
+        (output, owner)
+    };
+    let (output, mut owner) = given();
+    owner.ack(StreamName::Stdout, 50_000, None).unwrap();
+    assert!(!owner.is_unsure() && output.shrink_to_tail(100), "it has all of it");
+    let (output, owner) = given();
+    owner.break_off();
+    let mut again = view(&output, ViewKind::Write, None);
+    assert_eq!(take_all(&mut again).iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), 50_000);
+    let (output, owner) = given();
+    output.forgive();
+    assert!(!owner.is_unsure() && output.shrink_to_tail(100), "nobody comes back");
+    owner.break_off();
+    assert!(output.shrink_to_tail(100), "what is forgiven stays so");
+}
+
+#[test]
 fn a_job_that_changes_hands_waits_for_no_writer_and_owes_its_next_what_the_last_had_not_got() {
     let print_all = |output: &Output| {
         let printed = print(output, Source::Stdout, 50_000);
