@@ -13,6 +13,7 @@ mod backlog;
 mod chain;
 mod entry;
 mod mask;
+mod open;
 mod read;
 mod request;
 mod tally;

@@ -1,7 +1,8 @@
 //! The thread that writes, and the handle that others hold.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,18 +10,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::domain::Principal;
 
 use super::backlog::{Backlog, NoRoom};
-use super::chain::{BEGIN, Head, MAX_LINE};
+use super::chain::Head;
 use super::entry::{Keep, now_ms};
 use super::mask::Masks;
+use super::open::{Opened, open};
 use super::tally::{RefusedBy, Tally};
-use super::verify::{follow_to, rotated};
+use super::verify::rotated;
 use super::{AuditRefused, Entry, OpenFailure, Settings, Sync};
 
 /// How often refusals are written, a broken file is tried again, and lines reach the disk under [`Sync::EverySecond`].
@@ -34,9 +36,6 @@ const LINGER_ROOM: usize = 1024;
 const HEAD_EVERY: Duration = Duration::from_secs(60);
 /// How long after a rotation that failed the next one is tried: what it lacked, room or descriptors, somebody has to free.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
-
-/// How long another writer of the same log may take to end.
-const HANDOVER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 enum Work {
@@ -77,25 +76,15 @@ impl Audit {
         let refuse_when_full = settings.refuse_when_full;
         let Some(path) = &settings.path else { return Ok(Self { queue: None, state, refuse_when_full }) };
         let failed = |error| OpenFailure::Io { path: path.clone(), error };
-        let Opened { file, head, length, torn } = open(path)?;
+        let opened = open(path)?;
+        let torn = opened.torn;
         let (queue, work) = sync_channel(settings.queue);
-        let mut writer = Writer {
-            path: path.clone(),
-            file,
-            head,
-            length,
-            settings: settings.clone(),
-            masks: Masks::new(&settings.mask),
-            state: state.clone(),
-            unsynced: None,
-            torn: false,
-            not_rotated: None,
-            lost_told: 0,
-            told: None,
-        };
+        let mut writer = Writer::new(path, opened, settings, state.clone());
         if torn > 0 {
             tracing::warn!(path = %path.display(), bytes = torn, "the decision log ended in half a line: it was taken off");
-            writer.write(json!({"time_ms": now_ms(), "hook": "log", "event": "torn", "bytes": torn}));
+            writer.put(Held::About(
+                json!({"time_ms": now_ms(), "hook": "log", "event": "torn", "bytes": torn}),
+            ));
         }
         let thread = std::thread::Builder::new().name("audit".to_owned());
         thread.spawn(move || writer.run(&work)).map_err(failed)?;
@@ -188,68 +177,14 @@ fn next(work: &Receiver<Work>, linger: bool, wait: Duration) -> Result<Work, Rec
     work.recv_timeout(wait)
 }
 
-struct Opened {
-    file: Flock<File>,
-    head: Head,
-    length: u64,
-    /// Bytes of half a line that a crash left at the end, taken off.
-    torn: u64,
-}
-
-fn open(path: &Path) -> Result<Opened, OpenFailure> {
-    let failed = |error| OpenFailure::Io { path: path.to_owned(), error };
-    let file = opened(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        // A device has no end, and nothing in a pipe can be proved later.
-        return Err(OpenFailure::NoFile { path: path.to_owned() });
-    }
-    let mut file = alone(file).ok_or_else(|| OpenFailure::InUse { path: path.to_owned() })?;
-    let length = metadata.len();
-    let torn = torn(&mut file, length).map_err(failed)?;
-    let mut files = vec![path.to_owned()];
-    if length == torn && rotated(path, 1).exists() {
-        // Rotated just before it ended: the chain goes on from there.
-        files.insert(0, rotated(path, 1));
-    }
-    let head = follow_to(&files, length - torn, |_, _| true).map_err(|bad| OpenFailure::Broken { bad })?;
-    // Only what is a log of ours loses its half line.
-    if torn > 0 {
-        file.set_len(length - torn).map_err(failed)?;
-    }
-    Ok(Opened { file, head, length: length - torn, torn })
-}
-
-/// The file with nobody else who writes to it; one that is just ending is waited for.
-fn alone(mut file: File) -> Option<Flock<File>> {
-    let since = Instant::now();
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => return Some(locked),
-            Err((_, _)) if since.elapsed() >= HANDOVER => return None,
-            Err((back, _)) => file = back,
-        }
-        std::thread::sleep(LINGER);
-    }
-}
-
-fn opened(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    // A pipe in its place must not be waited for.
-    let nonblocking = OFlag::O_NONBLOCK.bits();
-    options.read(true).append(true).create(true).mode(0o600).custom_flags(nonblocking).open(path)
-}
-
-/// Bytes after the last line feed, if they can be what a crash left of a line: its beginning, or the zeroes that a power failure
-/// leaves.
-fn torn(file: &mut File, length: u64) -> std::io::Result<u64> {
-    let from = length.saturating_sub(MAX_LINE as u64);
-    file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    BufReader::new(&*file).take(MAX_LINE as u64).read_to_end(&mut tail)?;
-    let half = tail.rsplit(|b| *b == b'\n').next().unwrap_or_default();
-    let is_ours = half.starts_with(BEGIN) || BEGIN.starts_with(half) || half.iter().all(|b| *b == 0);
-    Ok(if is_ours { half.len() as u64 } else { 0 })
+/// What is to be written next.
+enum Held {
+    /// A decision, with the bytes it was counted as.
+    Decision(Box<Entry>, usize),
+    /// Something else than one decision.
+    About(Value),
+    /// How many were lost, as of when it is written.
+    Lost,
 }
 
 struct Writer {
@@ -259,6 +194,9 @@ struct Writer {
     head: Head,
     length: u64,
     settings: Settings,
+    /// What could not be written, oldest first: while there is any the log is broken, and nothing else is taken. Bounded by the
+    /// backlog, in which it still counts.
+    held: VecDeque<Held>,
     masks: Masks,
     state: Arc<State>,
     unsynced: Option<Instant>,
@@ -273,6 +211,24 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(path: &Path, opened: Opened, settings: &Settings, state: Arc<State>) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: opened.file,
+            head: opened.head,
+            length: opened.length,
+            settings: settings.clone(),
+            held: VecDeque::new(),
+            masks: Masks::new(&settings.mask),
+            state,
+            unsynced: None,
+            torn: false,
+            not_rotated: None,
+            lost_told: 0,
+            told: None,
+        }
+    }
+
     fn run(mut self, work: &Receiver<Work>) {
         let mut looked = Instant::now();
         let mut linger = false;
@@ -280,20 +236,18 @@ impl Writer {
             let next = next(work, linger, EVERY.saturating_sub(looked.elapsed()));
             linger = matches!(next, Ok(Work::Line(..))) && self.settings.queue >= LINGER_ROOM;
             match next {
-                Ok(Work::Line(entry, bytes)) => {
-                    self.line(&entry);
-                    self.state.backlog.leave(&entry.principal().tenant, bytes);
-                }
+                Ok(Work::Line(entry, bytes)) => self.put(Held::Decision(entry, bytes)),
                 Ok(Work::Flush(done)) => {
-                    self.refusals();
+                    self.look();
                     self.sync_now();
                     // Nobody has to wait for the answer.
                     let _ = done.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.refusals();
+                    self.look();
                     self.sync_now();
+                    self.give_up();
                     return self.tell_head();
                 }
             }
@@ -305,14 +259,7 @@ impl Writer {
     }
 
     fn every_second(&mut self) {
-        self.refusals();
-        let lost = self.state.lost.load(Ordering::Relaxed);
-        // Whether it can be written again is found out by writing.
-        if (lost != self.lost_told || self.state.broken.load(Ordering::Acquire))
-            && self.write(json!({"time_ms": now_ms(), "hook": "log", "event": "lost", "lines": lost}))
-        {
-            self.lost_told = lost;
-        }
+        self.look();
         if self.settings.sync == Sync::EverySecond {
             self.sync_now();
         }
@@ -322,29 +269,82 @@ impl Writer {
         }
     }
 
-    fn line(&mut self, entry: &Entry) {
-        let tenant = entry.principal().tenant.clone();
-        let values = [Keep::Most, Keep::Gist].into_iter().map(|keep| entry.value(&self.masks, keep));
-        let (line, head) = self.head.join(values);
-        if self.append(&line, head) {
-            self.state.tally.wrote(&tenant, line.len());
-        } else {
-            self.state.lost.fetch_add(1, Ordering::Relaxed);
+    /// Whether a broken log can be written again; and if it can, what else there is to say.
+    fn look(&mut self) {
+        if self.is_broken() && !self.mended() {
+            return;
+        }
+        let refusals = self.state.tally.take_refusals();
+        refusals.into_iter().for_each(|line| self.put(Held::About(line)));
+        if self.state.lost.load(Ordering::Relaxed) != self.lost_told {
+            self.put(Held::Lost);
         }
     }
 
-    fn refusals(&mut self) {
-        for line in self.state.tally.take_refusals() {
-            if !self.write(line) {
-                self.state.lost.fetch_add(1, Ordering::Relaxed);
+    /// Nothing is taken before what failed is in the file: a shorter line would fit where it did not, and be taken for the end
+    /// of the trouble.
+    fn mended(&mut self) -> bool {
+        if self.held.is_empty() {
+            // It was the disk that failed, not a line: found out by writing one.
+            self.held.push_back(Held::Lost);
+        }
+        let mended = self.catch_up() && (self.settings.sync == Sync::Never || self.sync_now());
+        if mended {
+            self.state.broken.store(false, Ordering::Release);
+            let lost = self.state.lost.load(Ordering::Relaxed);
+            tracing::warn!(lost, "the decision log can be written again");
+        }
+        mended
+    }
+
+    /// Writes a line, or holds it until that can be done.
+    fn put(&mut self, line: Held) {
+        self.held.push_back(line);
+        if !self.is_broken() {
+            self.catch_up();
+        }
+    }
+
+    /// Writes what is held. Whether all of it was written, and synced where each line must be.
+    fn catch_up(&mut self) -> bool {
+        while let Some(held) = self.held.pop_front() {
+            let lost = self.state.lost.load(Ordering::Relaxed);
+            let (line, head) = match &held {
+                Held::Decision(entry, _) => self
+                    .head
+                    .join([Keep::Most, Keep::Gist].into_iter().map(|keep| entry.value(&self.masks, keep))),
+                Held::About(value) => self.head.join([value.clone()]),
+                Held::Lost => self
+                    .head
+                    .join([json!({"time_ms": now_ms(), "hook": "log", "event": "lost", "lines": lost})]),
+            };
+            if !self.append(&line, head) {
+                self.held.push_front(held);
+                return false;
+            }
+            match held {
+                Held::Decision(entry, bytes) => {
+                    let tenant = &entry.principal().tenant;
+                    self.state.tally.wrote(tenant, line.len());
+                    self.state.backlog.leave(tenant, bytes);
+                }
+                Held::About(_) => {}
+                Held::Lost => self.lost_told = lost,
+            }
+            if self.settings.sync == Sync::Always && !self.sync_now() {
+                return false;
             }
         }
+        true
     }
 
-    /// A line about something else than one decision. Whether it was written.
-    fn write(&mut self, value: Value) -> bool {
-        let (line, head) = self.head.join([value]);
-        self.append(&line, head)
+    /// What is held at the end is lost.
+    fn give_up(&mut self) {
+        let lines = self.held.drain(..).filter(|held| !matches!(held, Held::Lost)).count() as u64;
+        if lines > 0 {
+            self.state.lost.fetch_add(lines, Ordering::Relaxed);
+            tracing::error!(lines, "the decision log could not be written to the end; these lines are lost");
+        }
     }
 
     /// Whether the line was written.
@@ -359,17 +359,8 @@ impl Writer {
                 self.head = head;
                 self.length += line.len() as u64;
                 self.unsynced.get_or_insert_with(Instant::now);
-                if self.state.broken.swap(false, Ordering::AcqRel) {
-                    tracing::warn!(
-                        lost = self.state.lost.load(Ordering::Relaxed),
-                        "the decision log can be written again"
-                    );
-                }
             }
             Err(error) => self.broken(error),
-        }
-        if self.settings.sync == Sync::Always {
-            self.sync_now();
         }
         written.is_ok()
     }
@@ -431,12 +422,16 @@ impl Writer {
         tracing::info!(path = %self.path.display(), lines = self.head.lines, head = self.head.hash, "the decision log's head");
     }
 
-    fn sync_now(&mut self) {
-        if self.unsynced.take().is_some()
-            && let Err(error) = self.file.sync_data()
-        {
-            self.broken(&error);
+    /// Whether what was written is on the disk.
+    fn sync_now(&mut self) -> bool {
+        if self.unsynced.take().is_none() {
+            return true;
         }
+        self.file.sync_data().inspect_err(|error| self.broken(error)).is_ok()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.state.broken.load(Ordering::Acquire)
     }
 
     fn broken(&self, error: &std::io::Error) {
@@ -445,3 +440,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,6 +186,40 @@ fn a_full_disk_under_the_decision_log_refuses_opens_the_breaker_only_for_two_ten
 }
 
 #[test]
+fn a_full_disk_under_the_decision_log_takes_no_decision_that_it_does_not_write_in_the_end() {
+    let Some(small) = Small::mount("256k") else { return };
+    let log = small.path().join("decisions");
+    let gateway = Gateway::with(&format!("[audit]\npath = {log:?}\n"));
+    run(async {
+        let mut client = Client::connect(&gateway).await;
+        client.start(&["true"]).await;
+        let filler = small.fill();
+        let since = std::time::Instant::now();
+        let (mut allowed, mut refused, mut flaps) = (Vec::new(), 0, 0);
+        // Long enough for several looks whether the log can be written again, which are no lines of decisions.
+        while since.elapsed() < Duration::from_secs(4) {
+            match client.call("job.start", json!({"argv": ["true"]})).await {
+                Ok(started) => {
+                    flaps += usize::from(refused > 0);
+                    allowed.push(started["decision"].as_str().unwrap().to_owned());
+                }
+                Err(_) => refused += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(refused > 0 && flaps == 0, "{refused} refused, then {flaps} taken while the disk was full");
+        std::fs::remove_file(filler).unwrap();
+        let written = || {
+            let text = std::fs::read_to_string(&log).unwrap();
+            allowed.iter().all(|decision| text.contains(decision))
+        };
+        eventually(PATIENCE, "every decision that was acted on is in the log", written);
+    });
+    assert!(!std::fs::read_to_string(&log).unwrap().contains("\"event\":\"lost\""));
+    execgate::audit::verify(&log, None).unwrap();
+}
+
+#[test]
 fn a_full_disk_under_the_decision_log_counts_the_loss_when_told_to_drop_and_the_log_is_whole_afterwards() {
     let Some(small) = Small::mount("256k") else { return };
     let log = small.path().join("decisions");
