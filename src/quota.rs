@@ -17,7 +17,8 @@ use std::time::Duration;
 /// Bounds of the counters.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Most rate buckets alive; each is a few hundred bytes. A full table refuses rather than forgets.
+    /// Most rate buckets alive; each is a few hundred bytes. A tenant may have as many as are free; who finds no room is
+    /// refused, and nothing forgotten.
     pub max_buckets: usize,
     /// Failures of ours within `breaker_window` that open the breaker.
     pub breaker_failures: usize,

@@ -2,7 +2,8 @@
 //!
 //! A bucket is one direct limiter for one (policy, tenant, name, quota). A changed quota is another bucket, and begins
 //! full. The table is bounded; a bucket goes only when it is back at full burst, because forgetting it earlier would
-//! forgive what it remembers.
+//! forgive what it remembers. So that one tenant cannot take the table from the others, each may have as many buckets as
+//! are free: one alone half of them, two a third each.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -20,7 +21,8 @@ use crate::verdict::Fault;
 
 use super::Settings;
 
-/// How often a full table is looked through for buckets to drop: that takes milliseconds, and whoever finds it full asks for it.
+/// How often a table without room is looked through for buckets to drop: that takes milliseconds, and whoever finds none asks for
+/// it.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a charge was not taken. Charges before it in the list stay taken.
@@ -34,11 +36,17 @@ pub enum LimitRefusal {
         /// When the same charge would pass.
         retry_after: Duration,
     },
-    /// No bucket can be added.
+    /// No bucket can be added for anybody.
     #[error("all {most} rate buckets are in use")]
     Full {
         /// How many there are.
         most: u64,
+    },
+    /// No bucket can be added for this tenant: it has as many as are left for the others.
+    #[error("the tenant uses {own} rate buckets, as many as are free")]
+    Share {
+        /// How many it has.
+        own: u64,
     },
     /// The charge makes no sense: more than the burst, or a quota of nothing.
     #[error("policy {policy:?} charged {cost} against an impossible quota")]
@@ -58,6 +66,10 @@ impl LimitRefusal {
             Self::Full { most } => {
                 let limit = "rate buckets of the server".to_owned();
                 Failure::LimitExceeded { whose: Whose::Server, limit, value: most }
+            }
+            Self::Share { own } => {
+                let limit = "rate buckets of the tenant (wait until some have filled up again)".to_owned();
+                Failure::LimitExceeded { whose: Whose::Caller, limit, value: own }
             }
             Self::BadCharge { policy, .. } => Failure::PolicyFailed {
                 policy: policy.to_string(),
@@ -81,8 +93,32 @@ type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Cl
 #[derive(Debug)]
 struct Table<C: Clock> {
     buckets: HashMap<Key, Arc<Bucket<C>>>,
+    /// How many each tenant has that has any.
+    of: HashMap<Arc<str>, usize>,
     /// When it was looked through last.
     swept: Option<C::Instant>,
+}
+
+impl<C: Clock> Table<C> {
+    /// # Errors
+    /// That this tenant may have no other.
+    fn room(&self, tenant: &Arc<str>, most: usize) -> Result<(), LimitRefusal> {
+        let own = self.of.get(tenant).copied().unwrap_or_default();
+        match most.saturating_sub(self.buckets.len()) {
+            free if own < free => Ok(()),
+            _ if own > 0 => Err(LimitRefusal::Share { own: own as u64 }),
+            _ => Err(LimitRefusal::Full { most: most as u64 }),
+        }
+    }
+
+    /// Drops what is back at full burst.
+    fn sweep(&mut self) {
+        self.buckets.retain(|key, bucket| !is_full(key, bucket));
+        self.of.clear();
+        for key in self.buckets.keys() {
+            *self.of.entry(key.tenant.clone()).or_default() += 1;
+        }
+    }
 }
 
 /// Every rate bucket of the server.
@@ -104,7 +140,7 @@ impl Limiter<DefaultClock> {
 impl<C: Clock + Clone> Limiter<C> {
     /// An empty table on a clock of the caller's.
     pub fn with_clock(settings: &Settings, clock: C) -> Self {
-        let table = RwLock::new(Table { buckets: HashMap::new(), swept: None });
+        let table = RwLock::new(Table { buckets: HashMap::new(), of: HashMap::new(), swept: None });
         Self { table, most: settings.max_buckets.into(), clock }
     }
 
@@ -146,20 +182,20 @@ impl<C: Clock + Clone> Limiter<C> {
             return Ok(bucket.clone());
         }
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = table.buckets.get(&key) {
+            return Ok(bucket.clone());
+        }
         let (most, now) = (self.most.load(Ordering::Relaxed), self.clock.now());
         let due = table.swept.is_none_or(|swept| Duration::from(now.duration_since(swept)) >= SWEEP_EVERY);
-        if table.buckets.len() >= most && due {
+        if due && table.room(&key.tenant, most).is_err() {
             table.swept = Some(now);
-            table.buckets.retain(|key, bucket| !is_full(key, bucket));
+            table.sweep();
         }
-        if table.buckets.len() >= most {
-            return Err(LimitRefusal::Full { most: most as u64 });
-        }
-        let bucket = table
-            .buckets
-            .entry(key)
-            .or_insert_with(|| Arc::new(RateLimiter::direct_with_clock(rate, self.clock.clone())));
-        Ok(bucket.clone())
+        table.room(&key.tenant, most)?;
+        *table.of.entry(key.tenant.clone()).or_default() += 1;
+        let bucket: Arc<Bucket<C>> = Arc::new(RateLimiter::direct_with_clock(rate, self.clock.clone()));
+        table.buckets.insert(key, bucket.clone());
+        Ok(bucket)
     }
 }
 
@@ -235,7 +271,7 @@ mod tests {
         let (limiter, clock) = limiter(1);
         let tenant = "t".into();
         assert_eq!(limiter.take(&tenant, &[charge("a", 1, 1)]), Ok(()));
-        assert_eq!(limiter.take(&tenant, &[charge("b", 1, 1)]), Err(LimitRefusal::Full { most: 1 }));
+        assert_eq!(limiter.take(&tenant, &[charge("b", 1, 1)]), Err(LimitRefusal::Share { own: 1 }));
         clock.advance(Duration::from_secs(1));
         assert_eq!(limiter.take(&tenant, &[charge("b", 1, 1)]), Ok(()));
     }
@@ -249,10 +285,40 @@ mod tests {
             ("p".into(), Charge { bucket: bucket.to_owned(), cost: 1, quota, rule: "r".to_owned() })
         };
         assert_eq!(limiter.take(&tenant, &[quick("a")]), Ok(()));
-        assert_eq!(limiter.take(&tenant, &[quick("b")]), Err(LimitRefusal::Full { most: 1 }));
+        assert_eq!(limiter.take(&tenant, &[quick("b")]), Err(LimitRefusal::Share { own: 1 }));
         clock.advance(Duration::from_millis(999));
-        assert_eq!(limiter.take(&tenant, &[quick("b")]), Err(LimitRefusal::Full { most: 1 }));
+        assert_eq!(limiter.take(&tenant, &[quick("b")]), Err(LimitRefusal::Share { own: 1 }));
         clock.advance(Duration::from_millis(1));
         assert_eq!(limiter.take(&tenant, &[quick("b")]), Ok(()));
+    }
+    #[test]
+    fn one_tenant_leaves_room_for_the_next_and_is_refused_as_the_one_who_has_it() {
+        let (limiter, clock) = limiter(100);
+        let fill = |tenant: &str| {
+            let tenant = tenant.into();
+            (0..).find_map(|n| {
+                let refused = limiter.take(&tenant, &[charge(&n.to_string(), 1, 1)]).err()?;
+                Some((n, refused.into_failure(DecisionId::from_bits(1))))
+            })
+        };
+        let refused = |whose: Whose, value: u64| move |failure: Failure| matches!(failure, Failure::LimitExceeded { whose: who, value: v, .. } if (who, v) == (whose, value));
+        for (tenant, own) in [("a", 50), ("b", 25), ("c", 13), ("d", 6), ("e", 3), ("f", 2), ("g", 1)] {
+            let (had, failure) = fill(tenant).unwrap();
+            assert!(
+                had == own && refused(Whose::Caller, own)(failure.clone()),
+                "{tenant} had {had}: {failure:?}"
+            );
+        }
+        // What it has goes on.
+        assert!(matches!(limiter.take(&"a".into(), &[charge("0", 1, 1)]), Err(LimitRefusal::Empty { .. })));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(fill("b").unwrap().0, 50, "those that are full again are nobody's");
+    }
+
+    #[test]
+    fn a_table_that_tenants_fill_together_is_the_servers_limit() {
+        let (limiter, _clock) = limiter(1);
+        assert_eq!(limiter.take(&"a".into(), &[charge("x", 1, 1)]), Ok(()));
+        assert_eq!(limiter.take(&"b".into(), &[charge("x", 1, 1)]), Err(LimitRefusal::Full { most: 1 }));
     }
 }
