@@ -185,6 +185,7 @@ fn names(raw: &Raw, loopback: bool) -> Result<Names, SetupFailure> {
         origins: raw.server.origins.clone(),
         hosts: raw.server.hosts.clone(),
         loopback,
+        tls: raw.server.tls.is_on(),
         proxies: raw.server.trusted_proxies.iter().map(network).collect::<Result<_, _>>()?,
         plain_only_from_proxies: !loopback && !raw.server.tls.is_on(),
     })

@@ -16,6 +16,8 @@ pub struct Names {
     pub hosts: Vec<String>,
     /// It listens on loopback only.
     pub loopback: bool,
+    /// It speaks TLS itself.
+    pub tls: bool,
     /// Peers whose `X-Forwarded-For` is believed.
     pub proxies: Vec<Network>,
     /// Whether anybody but a trusted proxy may speak without TLS.
@@ -93,8 +95,10 @@ fn answers_to(name: &str, names: &Names) -> bool {
 
 /// Exactly the origin this page was served from, or exactly one on the list.
 fn may_speak(origin: &str, authority: &str, names: &Names) -> bool {
-    let same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(authority));
-    same || names.origins.iter().any(|allowed| allowed == origin)
+    // Whoever is on the way can make a page of http://HOST. Without TLS of our own a proxy may speak it for us.
+    let schemes: &[&str] = if names.tls { &["https://"] } else { &["https://", "http://"] };
+    schemes.iter().any(|scheme| origin.strip_prefix(scheme) == Some(authority))
+        || names.origins.iter().any(|allowed| allowed == origin)
 }
 
 #[cfg(test)]
@@ -111,6 +115,10 @@ mod tests {
     }
 
     fn status(host: Option<&str>, origin: Option<&str>) -> u16 {
+        status_of(&names(), host, origin)
+    }
+
+    fn status_of(names: &Names, host: Option<&str>, origin: Option<&str>) -> u16 {
         let mut headers = HeaderMap::new();
         if let Some(host) = host {
             headers.insert(header::HOST, host.parse().unwrap());
@@ -118,7 +126,7 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        check(&headers, &Uri::from_static("/v1/ws"), &names()).map_or_else(|r| r.status.as_u16(), |()| 200)
+        check(&headers, &Uri::from_static("/v1/ws"), names).map_or_else(|r| r.status.as_u16(), |()| 200)
     }
 
     #[test]
@@ -131,6 +139,17 @@ mod tests {
         }
         assert_eq!(status(None, None), 400);
         assert_eq!(status(Some("ada:abc@localhost"), None), 400);
+    }
+
+    #[test]
+    fn a_plain_page_of_the_same_name_is_foreign_where_tls_is_spoken() {
+        for (tls, plain) in [(true, 403), (false, 200)] {
+            let of = |origin| status_of(&Names { tls, ..names() }, Some("gate.example"), Some(origin));
+            assert_eq!((of("https://gate.example"), of("http://gate.example")), (200, plain), "TLS: {tls}");
+            assert_eq!((of("https://console.example"), of("http://console.example")), (200, 403));
+        }
+        let listed = Names { tls: true, origins: vec!["http://gate.example".to_owned()], ..names() };
+        assert_eq!(status_of(&listed, Some("gate.example"), Some("http://gate.example")), 200);
     }
 
     #[test]
