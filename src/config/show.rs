@@ -89,7 +89,10 @@ fn flatten(prefix: &str, dict: Dict, entries: &mut Vec<(String, Value)>) {
     for (name, value) in dict {
         let key = format!("{prefix}.{name}");
         match value {
-            Value::Dict(_, inner) if !key.ends_with(".settings") => flatten(&key, inner, entries),
+            // A table without keys may be one that is asked for by its name.
+            Value::Dict(_, inner) if !key.ends_with(".settings") && !inner.is_empty() => {
+                flatten(&key, inner, entries)
+            }
             other => entries.push((key, other)),
         }
     }

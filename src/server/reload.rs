@@ -23,6 +23,9 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Most looks of one reload.
 const LOOKS: usize = 20;
 
+/// The profile of every job.
+const BASE: &str = "base";
+
 /// Keys that can change while serving, with everything below them.
 const LIVE: [&str; 9] = [
     "auth",
@@ -129,6 +132,18 @@ impl Live {
                 fresh.setup.ceilings.jobs
             ));
         }
+        let profiles = &before.setup.warden.profiles;
+        let is_known = |name: &str| name == BASE || profiles.iter().any(|profile| profile.name == name);
+        let confined = fresh.setup.ceilings.confine.iter();
+        if let Some((tenant, name)) = confined
+            .flat_map(|(tenant, names)| names.iter().map(move |name| (tenant, name)))
+            .find(|(_, name)| !is_known(name))
+        {
+            return Err(format!(
+                "tenant.{tenant}.confine: the jobs' supervisor was started without [profile.{name}], and every job of the tenant would \
+                 fail; restart for that. Nothing was changed"
+            ));
+        }
         if !fixed.is_empty() || before.setup.tls.is_some() != fresh.setup.tls.is_some() {
             let named = if fixed.is_empty() { "server.tls (on or off)".to_owned() } else { fixed.join(", ") };
             return Err(format!(
@@ -207,7 +222,8 @@ fn alike(one: &Result<Fresh, String>, other: &Result<Fresh, String>) -> bool {
 fn is_of_tenant(key: &str) -> bool {
     let mut parts = key.splitn(3, '.');
     let live = |part: &str| ["limits", "confine"].iter().any(|live| part.split('.').next() == Some(live));
-    parts.next() == Some("tenant") && parts.next().is_some() && parts.next().is_some_and(live)
+    // An empty table asks for nothing.
+    parts.next() == Some("tenant") && parts.next().is_some() && parts.next().is_none_or(live)
 }
 
 fn is_live(key: &str) -> bool {

@@ -5,6 +5,7 @@ use std::process::Output;
 
 use tempfile::TempDir;
 
+use crate::operations::{DONE, reload};
 use crate::support::{Client, Gateway, needs_root, run};
 
 fn check(directory: &TempDir, toml: &str) -> Output {
@@ -200,6 +201,21 @@ fn a_set_of_keys_in_which_a_token_could_not_name_one_is_refused() {
         let output = with(bad);
         assert!(!output.status.success() && said(&output).contains(word), "{bad:?}: {}", said(&output));
     }
+}
+
+#[test]
+fn a_profile_that_the_supervisor_was_not_started_with_is_refused_by_a_reload_also_when_it_is_empty() {
+    let gateway = Gateway::with("");
+    let refused = |config: &str, word: &str| {
+        reload(&gateway, config, "configuration not reloaded");
+        let log = gateway.log();
+        let last = log.lines().rfind(|line| line.contains("configuration not reloaded")).unwrap().to_owned();
+        assert!(last.contains(word) && last.contains("restart"), "{word:?} is missing in {last}");
+    };
+    refused("[profile.none]\n", "profile.none");
+    refused("[profile.none]\n[tenant.acme]\nconfine = [\"none\"]\n", "tenant.acme.confine");
+    reload(&gateway, "[tenant.acme]\n", DONE);
+    reload(&gateway, "[tenant.acme]\nconfine = [\"offline\", \"base\"]\n", DONE);
 }
 
 #[test]
