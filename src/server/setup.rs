@@ -42,6 +42,8 @@ pub struct Setup {
     pub memory: Option<u64>,
     /// Who may connect.
     pub credentials: Credentials,
+    /// Stands for what was in the files of keys and certificates.
+    pub files: [u8; 32],
     /// Which names are answered to.
     pub names: Names,
     /// TLS, where it is spoken.
@@ -136,13 +138,16 @@ impl Setup {
             return Err(SetupFailure::RootJobs);
         }
         let streams = streams(raw);
-        let (tls, authorities) = auth::tls(raw)?;
+        let mut files = auth::Files::default();
+        let (tls, authorities) = auth::tls(raw, &mut files)?;
+        let credentials = auth::credentials(raw, token, authorities, &mut files)?;
         let names = names(raw, loopback)?;
-        let warnings =
-            people.shared().into_iter().chain(People::homeless(raw)).chain(local_proxy(&names)).collect();
+        let told = std::mem::take(&mut files.warnings).into_iter().chain(local_proxy(&names));
+        let warnings = people.shared().into_iter().chain(People::homeless(raw)).chain(told).collect();
         Ok(Self {
             listen: raw.server.listen,
-            credentials: auth::credentials(raw, token, authorities)?,
+            credentials,
+            files: files.digest(),
             names,
             tls,
             require_exact: raw.containment.require.or(if loopback {

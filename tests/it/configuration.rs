@@ -204,6 +204,23 @@ fn a_set_of_keys_in_which_a_token_could_not_name_one_is_refused() {
 }
 
 #[test]
+fn a_key_that_is_for_no_signatures_is_left_out_and_warned_of_unless_no_other_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("keys.json");
+    let toml = format!("[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\ntenant = \"t\"\njwks = {keys:?}\n");
+    let good = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    let seal = r#"{"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "RSA-OAEP", "use": "enc", "kid": "seal"}"#;
+    std::fs::write(&keys, format!("{{\"keys\": [{seal}, {good}]}}")).unwrap();
+    let output = check(&directory, &toml);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("warning: auth.jwt.jwks"), "{text}{}", said(&output));
+    assert!(text.contains("\"seal\"") && text.contains("\"enc\""), "{text}");
+    std::fs::write(&keys, format!("{{\"keys\": [{seal}]}}")).unwrap();
+    let output = check(&directory, &toml);
+    assert!(!output.status.success() && said(&output).contains("\"seal\""), "{}", said(&output));
+}
+
+#[test]
 fn a_profile_that_the_supervisor_was_not_started_with_is_refused_by_a_reload_also_when_it_is_empty() {
     let gateway = Gateway::with("");
     let refused = |config: &str, word: &str| {

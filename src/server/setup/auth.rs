@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::config::guard::{self, Holds};
 use crate::config::{self, JwtTable, OnExpiryWord, Raw};
 use crate::domain::{Authority, Principal};
@@ -18,12 +20,35 @@ use super::people::invoker;
 /// How far an issuer's clock may be off when nothing else is said.
 const LEEWAY: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// The files that are read for a setup.
+#[derive(Default)]
+pub(super) struct Files {
+    digests: Sha256,
+    /// What is in them and no good, yet harmless.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Files {
+    fn read(&mut self, section: &'static str, path: &Path, holds: Holds) -> Result<Vec<u8>, SetupFailure> {
+        let bytes = guard::read(path, holds, guard::MOST)
+            .map_err(|failure| SetupFailure::File { section, failure })?;
+        self.digests.update(Sha256::digest(&bytes));
+        Ok(bytes)
+    }
+
+    /// Stands for what was read, in order.
+    pub(super) fn digest(self) -> [u8; 32] {
+        self.digests.finalize().into()
+    }
+}
+
 /// # Errors
 /// A file of keys that cannot be used.
 pub(super) fn credentials(
     raw: &Raw,
     token: Option<&str>,
     authorities: Option<Authorities>,
+    files: &mut Files,
 ) -> Result<Credentials, SetupFailure> {
     let roles =
         Roles { admin: raw.auth.admin_groups.clone(), tenant_admin: raw.auth.tenant_admin_groups.clone() };
@@ -49,7 +74,7 @@ pub(super) fn credentials(
         tokens,
         certificates: certificates.collect(),
         authorities,
-        jwt: raw.auth.jwt.as_ref().map(|table| jwt(table, &roles)).transpose()?,
+        jwt: raw.auth.jwt.as_ref().map(|table| jwt(table, &roles, files)).transpose()?,
         on_expiry: match raw.auth.on_expiry {
             OnExpiryWord::End => OnExpiry::End,
             OnExpiryWord::Refuse => OnExpiry::Refuse,
@@ -77,16 +102,21 @@ fn digest(text: &str) -> Option<TokenDigest> {
     Some(TokenDigest(digest))
 }
 
-fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
+fn jwt(table: &JwtTable, roles: &Roles, files: &mut Files) -> Result<Jwt, SetupFailure> {
     let bad = |path: &Path, what: String| SetupFailure::Keys { path: path.to_owned(), what };
     let mut keys: Vec<JwtKey> = Vec::new();
     if let Some(path) = &table.jwks {
-        let set = config::keys::jwks(&read("auth.jwt", path, Holds::Public)?);
+        let set = config::keys::jwks(&files.read("auth.jwt", path, Holds::Public)?);
         let set = set.map_err(|e| bad(path, e.to_string()))?;
-        for jwk in &set {
+        for (_, jwk) in &set.verify {
             keys.push(JwtKey::from_jwk(jwk).map_err(|e| bad(path, e.to_string()))?);
         }
-        told_apart(&keys, keys.len() + table.key.len()).map_err(|what| bad(path, what))?;
+        let places: Vec<_> = set.verify.iter().map(|(place, _)| *place).collect();
+        told_apart(&keys, &places, keys.len() + table.key.len()).map_err(|what| bad(path, what))?;
+        let skipped = set.skipped.iter();
+        files
+            .warnings
+            .extend(skipped.map(|why| format!("auth.jwt.jwks: {}: left out: {why}", path.display())));
     }
     for (id, key) in &table.key {
         if keys.iter().any(|known| known.id() == Some(id)) {
@@ -95,7 +125,7 @@ fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
             return Err(bad(&key.file, what));
         }
         let holds = if key.algorithm.starts_with("HS") { Holds::Secret } else { Holds::Public };
-        let made = JwtKey::from_file(id, &key.algorithm, &read("auth.jwt", &key.file, holds)?);
+        let made = JwtKey::from_file(id, &key.algorithm, &files.read("auth.jwt", &key.file, holds)?);
         keys.push(made.map_err(|e| bad(&key.file, e.to_string()))?);
     }
     let claim = |named: &Option<String>, usual: &str| named.clone().unwrap_or_else(|| usual.to_owned());
@@ -120,11 +150,11 @@ fn jwt(table: &JwtTable, roles: &Roles) -> Result<Jwt, SetupFailure> {
 ///
 /// # Errors
 /// Which key no token could name.
-fn told_apart(keys: &[JwtKey], all: usize) -> Result<(), String> {
+fn told_apart(keys: &[JwtKey], places: &[usize], all: usize) -> Result<(), String> {
     let remedy = "give each key of several a \"kid\" of its own, or no token can name it";
-    for (at, key) in keys.iter().enumerate() {
+    for (at, (key, place)) in keys.iter().zip(places).enumerate() {
         match key.id() {
-            None if all > 1 => return Err(format!("key {} of it has no \"kid\"; {remedy}", at + 1)),
+            None if all > 1 => return Err(format!("key {place} of it has no \"kid\"; {remedy}")),
             Some(id) if keys.iter().take(at).any(|earlier| earlier.id() == Some(id)) => {
                 return Err(format!("the \"kid\" {id:?} is there twice; {remedy}"));
             }
@@ -140,13 +170,14 @@ fn told_apart(keys: &[JwtKey], all: usize) -> Result<(), String> {
 /// A certificate or key that cannot be used.
 pub(super) fn tls(
     raw: &Raw,
+    files: &mut Files,
 ) -> Result<(Option<Arc<transport::ServerConfig>>, Option<Authorities>), SetupFailure> {
     let table = &raw.server.tls;
     if !table.is_on() {
         return Ok((None, None));
     }
-    let pem = |path: &Path, holds| {
-        Ok::<_, SetupFailure>(Pem { path: path.to_owned(), text: read("server.tls", path, holds)? })
+    let mut pem = |path: &Path, holds| {
+        Ok::<_, SetupFailure>(Pem { path: path.to_owned(), text: files.read("server.tls", path, holds)? })
     };
     let client_ca = Some(&table.client_ca).filter(|path| !path.as_os_str().is_empty());
     let files = TlsFiles {
@@ -156,8 +187,4 @@ pub(super) fn tls(
     };
     let (config, authorities) = transport::load_tls(&files)?;
     Ok((Some(config), authorities))
-}
-
-fn read(section: &'static str, path: &Path, holds: Holds) -> Result<Vec<u8>, SetupFailure> {
-    guard::read(path, holds, guard::MOST).map_err(|failure| SetupFailure::File { section, failure })
 }
