@@ -193,7 +193,8 @@ impl Live {
     }
 }
 
-/// Looks until two looks in a row see the same: a file that is being written may be read when it is half of what it will be.
+/// Looks until two looks in a row see the same, keys and certificates included: a file that is being written may be read when it is
+/// half of what it will be.
 async fn settled<T, L: Future<Output = T>>(
     look: impl Fn() -> L,
     alike: impl Fn(&T, &T) -> bool,
@@ -212,7 +213,9 @@ async fn settled<T, L: Future<Output = T>>(
 
 fn alike(one: &Result<Fresh, String>, other: &Result<Fresh, String>) -> bool {
     match (one, other) {
-        (Ok(one), Ok(other)) => config::changed(&one.loaded, &other.loaded).is_empty(),
+        (Ok(one), Ok(other)) => {
+            one.setup.files == other.setup.files && config::changed(&one.loaded, &other.loaded).is_empty()
+        }
         (Err(one), Err(other)) => one == other,
         (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
     }
@@ -248,6 +251,27 @@ mod tests {
             std::future::ready(texts.get(at).or(texts.last()).copied().unwrap_or_default())
         };
         settled(look, |one, other| one == other).await
+    }
+
+    #[test]
+    fn two_looks_are_alike_when_the_files_that_are_named_are_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (config, keys) = (directory.path().join("config.toml"), directory.path().join("keys.json"));
+        let toml =
+            format!("[auth.jwt]\nissuer = \"i\"\naudience = [\"a\"]\ntenant = \"t\"\njwks = {keys:?}\n");
+        std::fs::write(&config, toml + "[jobs]\nallow_root = true\n").unwrap();
+        let sources = config::Sources { files: vec![config], no_system: true, ..config::Sources::default() };
+        let look = |kids: &[&str]| {
+            let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+            let key = |kid: &&str| format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","kid":"{kid}"}}"#);
+            let set = kids.iter().map(key).collect::<Vec<_>>().join(",");
+            std::fs::write(&keys, format!(r#"{{"keys":[{set}]}}"#)).unwrap();
+            let loaded = config::load(&sources, &config::Environment::default()).unwrap();
+            let setup = Setup::new(&loaded.settings, None).unwrap();
+            Ok(Fresh { loaded, setup })
+        };
+        let (half, whole) = (look(&["a"]), look(&["a", "b"]));
+        assert!(!alike(&half, &whole) && alike(&whole, &look(&["a", "b"])));
     }
 
     #[tokio::test(start_paused = true)]
