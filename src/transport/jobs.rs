@@ -188,20 +188,22 @@ fn offer(on: &Connection, job: &Job, offset: Option<u64>, data: &[u8], eof: bool
     if job.state().exited.is_some() {
         return Err(Failure::Finished);
     }
-    if !on.link.owns(job.card.session) {
-        return Err(Failure::Conflict("only the connection that owns the session may write".to_owned()));
-    }
-    let stdin = job.stdin.as_ref().ok_or_else(|| {
-        Failure::InvalidParams(
-            "the job reads from the null device; start it with stdin \"pipe\" to write to it".to_owned(),
-        )
-    })?;
-    stdin.offer(offset, data, eof).map_err(|refused| match refused {
-        StdinRefused::Busy { free } => Failure::Busy { free },
-        StdinRefused::WrongOffset { expected } => {
-            Failure::InvalidParams(format!("offset: the next byte of stdin is {expected}"))
+    on.link.while_owning(job.card.session, |owns| {
+        if !owns {
+            return Err(Failure::Conflict("only the connection that owns the session may write".to_owned()));
         }
-        StdinRefused::Closed => Failure::Conflict("the job's stdin is closed".to_owned()),
+        let stdin = job.stdin.as_ref().ok_or_else(|| {
+            Failure::InvalidParams(
+                "the job reads from the null device; start it with stdin \"pipe\" to write to it".to_owned(),
+            )
+        })?;
+        stdin.offer(offset, data, eof).map_err(|refused| match refused {
+            StdinRefused::Busy { free } => Failure::Busy { free },
+            StdinRefused::WrongOffset { expected } => {
+                Failure::InvalidParams(format!("offset: the next byte of stdin is {expected}"))
+            }
+            StdinRefused::Closed => Failure::Conflict("the job's stdin is closed".to_owned()),
+        })
     })
 }
 
