@@ -428,6 +428,8 @@ fn the_gateway_takes_all_the_descriptors_it_may_and_a_job_at_most_half() {
     let gateway = std::process::Command::new("sh")
         .args(["-c", few, env!("CARGO_BIN_EXE_execgate"), "serve", "--listen", "127.0.0.1:0"])
         .env("XDG_STATE_HOME", directory.path())
+        // A loaded machine may take its time.
+        .env("EXECGATE_JOBS__GATE", "10s")
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn();
@@ -443,7 +445,8 @@ fn the_gateway_takes_all_the_descriptors_it_may_and_a_job_at_most_half() {
         .output()
         .unwrap();
     assert_eq!(limits[0], limits[1]);
-    assert_eq!(String::from_utf8(job.stdout).unwrap(), format!("256\n{}\n", limits[1] / 2));
+    let (said, why) = (String::from_utf8_lossy(&job.stdout), String::from_utf8_lossy(&job.stderr));
+    assert_eq!(said, format!("256\n{}\n", limits[1] / 2), "{why}");
 }
 
 #[test]

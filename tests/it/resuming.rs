@@ -21,9 +21,10 @@ const FREE: &str = "[limits]\nrequests_per_second = 1000000\nended_jobs = 1000\n
                     module = \"builtin:command-rules\"\nbudget = \"1s\"\nsettings = { preset = \"developer\" }\n[policy.quota]\n\
                     module = \"builtin:session-quota\"\n";
 
-/// The connection is of no more use.
+/// The connection is of no more use, and why.
 #[derive(Debug)]
-struct Broken;
+#[expect(dead_code, reason = "for whoever reads why a test failed")]
+struct Broken(String);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -44,8 +45,8 @@ struct Visit<'a> {
     tally: &'a mut Tally,
 }
 
-fn broken<T>(_why: T) -> Broken {
-    Broken
+fn broken(why: impl std::fmt::Debug) -> Broken {
+    Broken(format!("{why:?}"))
 }
 
 impl<'a> Visit<'a> {
@@ -257,6 +258,7 @@ async fn resumed(gateway: &Gateway, dice: &mut Dice, job: u64, bytes: u64, times
     let (mut tally, token, lines) = (Tally::default(), gateway.token(), bytes / LINE);
     loop {
         let mut visit = Visit::begin(&gateway.address(), &token, &mut tally).await.unwrap();
+        visit.patience = PATIENCE;
         let (session, channel) = visit.resume(&format!("s5-{job}"), lines, WINDOW).await.unwrap();
         let most = dice.below(2 * bytes / times) + 1;
         if visit.read(channel, WINDOW, most).await.unwrap() {
