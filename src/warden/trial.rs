@@ -16,6 +16,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid};
 use rustix::pipe::PipeFlags;
+use rustix::process::PidfdFlags;
 
 use super::confine::{self, Base};
 use super::keeper::{Keeper, Kind};
@@ -300,9 +301,17 @@ fn escape(pid: u32) -> String {
 /// The trial's process: forks one that leaves its session and group, and both wait to be killed. Both hold the pipe.
 fn hold_out(pipe: &OwnedFd) {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    let parent = rustix::process::getppid();
+    let parent = parent.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
     if let Ok(Forked::Child) = sys::fork_plain() {
         let _ = nix::unistd::setsid();
         let _ = rustix::io::write(pipe, b"2");
+        // A warden that dies during its trial must not leave it behind: no signal of its death reaches a grandchild.
+        if let Some(parent) = &parent {
+            let mut wait = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut wait, PollTimeout::NONE);
+            sys::exit_now(0);
+        }
     }
     loop {
         nix::unistd::pause();
