@@ -200,6 +200,11 @@ impl Cursor {
         self.kind == ViewKind::Write && stock.plumbing.sources().iter().any(open)
     }
 
+    /// It has not, or may not have, everything.
+    pub(super) fn lacks(&self, stock: &Stock) -> bool {
+        !self.is_through(stock) || self.is_unsure(stock)
+    }
+
     /// Takes the next thing, at most `max` bytes of it.
     pub(super) fn take(&mut self, stock: &Stock, max: u64, out: &mut impl BufMut) -> Option<Item> {
         self.end_of_stream(stock).or_else(|| self.next(stock, max, out))

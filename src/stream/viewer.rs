@@ -104,7 +104,6 @@ impl Output {
     /// observes, and what it has not got is owed to the next owner until the debt is [forgiven](Output::forgive).
     pub fn change_hands(&self, leaving: Option<&Arc<Notify>>) {
         let mut state = self.lock();
-        let unsure = state.writer().is_some_and(|cursor| cursor.is_unsure(&state.stock));
         let State { stock, viewers, .. } = &mut *state;
         let writer = viewers.iter_mut().map(|seat| &mut seat.cursor).find(|c| c.kind == ViewKind::Write);
         let owed = match writer {
@@ -112,7 +111,7 @@ impl Output {
             Some(cursor) if leaving.is_some_and(|wake| cursor.waker.is_of(wake)) => {
                 cursor.kind = ViewKind::Observe;
                 cursor.waker.wake();
-                !cursor.is_through(stock) || unsure
+                cursor.lacks(stock)
             }
             // The next owner's, who came first.
             Some(_) => false,
@@ -211,8 +210,7 @@ impl Viewer {
     pub fn break_off(self) {
         let mut state = self.output.lock();
         let seat = state.viewers.iter().find(|seat| seat.number == self.number);
-        let lacks = |cursor: &Cursor| !cursor.is_through(&state.stock) || cursor.is_unsure(&state.stock);
-        if seat.is_some_and(|seat| seat.cursor.kind == ViewKind::Write && lacks(&seat.cursor)) {
+        if seat.is_some_and(|s| s.cursor.kind == ViewKind::Write && s.cursor.lacks(&state.stock)) {
             state.owe();
         }
     }

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::domain::{GapReason, JobId};
 use crate::rpc::{event, frame};
-use crate::session::{Job, JobState, Pause};
+use crate::session::{Job, Pause};
 use crate::stream::{Item, StdinWatch, View, ViewError, ViewKind, Viewer};
 
 use super::connection::Plane;
@@ -131,16 +131,15 @@ impl Follower {
         if self.told.closed || self.held > 0 {
             return None;
         }
-        // One look: an exit between two of them would be overtaken by what comes after it.
-        let state = self.job.state();
-        self.state_change(&state)
+        self.state_change()
             .or_else(|| self.credit(plane))
-            .or_else(|| self.end_of_stream(&state))
-            .or_else(|| self.output(plane, most, &state))
-            .or_else(|| self.closed(&state))
+            .or_else(|| self.end_of_stream())
+            .or_else(|| self.output(plane, most))
+            .or_else(|| self.closed())
     }
 
-    fn state_change(&mut self, state: &JobState) -> Option<Message> {
+    fn state_change(&mut self) -> Option<Message> {
+        let state = self.job.state();
         if state.exited.is_none() && state.paused != self.told.paused {
             self.told.paused = state.paused;
             return Some(text(event::state(self.id(), state.paused.map(|p| p.exact))));
@@ -159,20 +158,18 @@ impl Follower {
         })
     }
 
-    fn end_of_stream(&mut self, state: &JobState) -> Option<Message> {
-        // A job that broke off closes without an exit.
-        let may = self.told.exited || state.closed.is_some();
-        if may { self.ends.pop_front() } else { None }
+    fn end_of_stream(&mut self) -> Option<Message> {
+        if self.told.exited { self.ends.pop_front() } else { None }
     }
 
-    fn output(&mut self, plane: Plane, most: usize, state: &JobState) -> Option<Message> {
+    fn output(&mut self, plane: Plane, most: usize) -> Option<Message> {
         match plane {
-            Plane::Binary => self.output_frame(most, state),
-            Plane::Json => self.output_text(most, state),
+            Plane::Binary => self.output_frame(most),
+            Plane::Json => self.output_text(most),
         }
     }
 
-    fn output_frame(&mut self, most: usize, state: &JobState) -> Option<Message> {
+    fn output_frame(&mut self, most: usize) -> Option<Message> {
         // All that may come at once: growing on the way would copy it again.
         let mut buffer = BytesMut::with_capacity(frame::HEADER + most);
         buffer.resize(frame::HEADER, 0);
@@ -192,7 +189,7 @@ impl Follower {
             Item::Eof { stream, offset } => {
                 self.ends.push_back(text(event::eof(self.id(), stream, offset)));
                 if self.viewer.kind() == ViewKind::Muted {
-                    return self.end_of_stream(state).or_else(|| self.output_frame(most, state));
+                    return self.end_of_stream().or_else(|| self.output_frame(most));
                 }
                 binary(frame::last_output(self.channel, stream, offset))
             }
@@ -200,7 +197,7 @@ impl Follower {
     }
 
     /// The viewer never splits a character of a text; what is not text travels as bytes.
-    fn output_text(&mut self, most: usize, state: &JobState) -> Option<Message> {
+    fn output_text(&mut self, most: usize) -> Option<Message> {
         let id = self.id();
         let mut buffer = Vec::new();
         Some(text(match self.viewer.next(most, &mut buffer)? {
@@ -217,7 +214,7 @@ impl Follower {
             }
             Item::Eof { stream, offset } => {
                 self.ends.push_back(text(event::eof(id, stream, offset)));
-                return self.end_of_stream(state).or_else(|| self.output_text(most, state));
+                return self.end_of_stream().or_else(|| self.output_text(most));
             }
         }))
     }
@@ -229,10 +226,13 @@ impl Follower {
         }
     }
 
-    fn closed(&mut self, state: &JobState) -> Option<Message> {
-        let over = state.closed.is_some() && self.viewer.is_through();
-        // Looked at anew: whether the output went over its limit is known once all of it is read.
-        let closed = self.job.state().closed.filter(|_| over)?;
+    fn closed(&mut self) -> Option<Message> {
+        // By what was told, not by what is so: an exit since the look at it is told first.
+        if !self.told.exited || !self.viewer.is_through() {
+            return None;
+        }
+        // Looked at last: whether the output went over its limit is known once all of it is read.
+        let closed = self.job.state().closed?;
         self.told.closed = true;
         let totals = self.viewer.totals();
         Some(text(event::closed(self.id(), closed.survivors, closed.reason, &closed.usage, &totals)))

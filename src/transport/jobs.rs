@@ -159,11 +159,12 @@ pub(super) fn ack(
     offset: u64,
     window: Option<u32>,
 ) -> Result<Value, Failure> {
-    let job = followed(on, job)?;
     let mut table = on.followers.lock();
-    // A job that is over for this connection and its owner has nothing left to acknowledge.
-    let follower = table.find(job.card.id).filter(|f| f.viewer.kind() != ViewKind::Muted);
-    let Some(follower) = follower else { return Ok(view::nothing()) };
+    let Some(follower) = table.find(job).filter(|f| f.viewer.kind() != ViewKind::Muted) else {
+        drop(table);
+        // A job that is over for this connection and its owner has nothing left to acknowledge.
+        return find(on, job, Reach::Administer).map(|_| view::nothing());
+    };
     follower.windowed |= window.is_some();
     match follower.viewer.ack(stream, offset, window.and_then(Window::new)) {
         Ok(()) => {}

@@ -298,9 +298,11 @@ impl Writer {
                 self.connection.mute(job, 0);
                 Ok(())
             }
-            News::Lost(session) if self.demote(session) => self.put(text(event::session_lost(session))).await,
-            // It has it again.
-            News::Lost(_) => Ok(()),
+            News::Lost(session) => match self.demote(session) {
+                true => self.put(text(event::session_lost(session))).await,
+                // It has it again.
+                false => Ok(()),
+            },
             News::Closed { session, reason } => self.put(text(event::session_closed(session, reason))).await,
         }
     }

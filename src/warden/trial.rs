@@ -309,7 +309,7 @@ fn hold_out(pipe: &OwnedFd) {
         // A warden that dies during its trial must not leave it behind: no signal of its death reaches a grandchild.
         if let Some(parent) = &parent {
             let mut wait = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut wait, PollTimeout::NONE);
+            while poll(&mut wait, PollTimeout::NONE) == Err(Errno::EINTR) {}
             sys::exit_now(0);
         }
     }

@@ -233,7 +233,8 @@ signal.pause()";
             .stdout(std::process::Stdio::piped())
             .spawn();
         let Ok(mut holder) = python else {
-            return needs(false, "Python holds the leases").then(|| unreachable!());
+            needs(false, "Python holds the leases");
+            return None;
         };
         let mut said = String::new();
         std::io::BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
