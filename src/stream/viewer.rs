@@ -109,9 +109,10 @@ impl Output {
         let owed = match writer {
             None => true,
             Some(cursor) if leaving.is_some_and(|wake| cursor.waker.is_of(wake)) => {
+                let lacks = cursor.lacks(stock);
                 cursor.kind = ViewKind::Observe;
                 cursor.waker.wake();
-                cursor.lacks(stock)
+                lacks
             }
             // The next owner's, who came first.
             Some(_) => false,
